@@ -1,0 +1,241 @@
+//! The two public functions: checks, plans, launches.
+
+use cubecl::prelude::*;
+
+use super::problem;
+use crate::context::{Context, tokens_of};
+use crate::couple::{PlannedCouple, PlannedCoupleGradient};
+use crate::error::KernelError;
+use crate::format::BlastDims;
+use crate::product::{PlannedProduct, ProductOperands};
+use crate::strategy::Strategy;
+use crate::zero::fill_zero;
+
+/// Tensors of a forward pass. All may have any strides.
+#[derive(Clone, Debug)]
+pub struct BlastForward<R: Runtime> {
+    /// `[tokens, in]`.
+    pub input: TensorBinding<R>,
+    /// `[b, out/b, r]`.
+    pub u: TensorBinding<R>,
+    /// `[b (out), b (in), r]`.
+    pub s: TensorBinding<R>,
+    /// `[b, r, in/b]`.
+    pub v: TensorBinding<R>,
+    /// `[out]`.
+    pub bias: Option<TensorBinding<R>>,
+    /// Scratch, `[b, tokens, r]`: holds `Y` afterwards.
+    pub inner: TensorBinding<R>,
+    /// Scratch, `[b, tokens, r]`: holds `Z` afterwards.
+    pub coupled: TensorBinding<R>,
+    /// Written, `[tokens, out]`.
+    pub output: TensorBinding<R>,
+}
+
+/// Tensors of a backward pass. All may have any strides.
+#[derive(Clone, Debug)]
+pub struct BlastBackward<R: Runtime> {
+    /// `[tokens, out]`.
+    pub grad_output: TensorBinding<R>,
+    /// `[tokens, in]`.
+    pub input: TensorBinding<R>,
+    /// `[b, out/b, r]`.
+    pub u: TensorBinding<R>,
+    /// `[b (out), b (in), r]`.
+    pub s: TensorBinding<R>,
+    /// `[b, r, in/b]`.
+    pub v: TensorBinding<R>,
+    /// Scratch, `[b, tokens, r]`: holds `Y` afterwards.
+    pub inner: TensorBinding<R>,
+    /// Scratch, `[b, tokens, r]`: holds `Z`, then the gradient of `Y`.
+    pub coupled: TensorBinding<R>,
+    /// Scratch, `[b, tokens, r]`: holds the gradient of `Z` afterwards.
+    pub grad_coupled: TensorBinding<R>,
+    /// Written, `[tokens, in]`.
+    pub grad_input: TensorBinding<R>,
+    /// Written, `[b, out/b, r]`.
+    pub grad_u: TensorBinding<R>,
+    /// Written, `[b (out), b (in), r]`.
+    pub grad_s: TensorBinding<R>,
+    /// Written, `[b, r, in/b]`.
+    pub grad_v: TensorBinding<R>,
+}
+
+/// Computes the BLAST product of the [module](super).
+///
+/// Sums in `f32`; `inner` and `coupled` are stored in `dtype`. Launches a batched product, the
+/// coupling and another batched product; nothing for zero tokens.
+///
+/// # Errors
+///
+/// [`KernelError::Shape`] or [`KernelError::Buffer`] if a tensor is not as [`BlastForward`] says,
+/// [`KernelError::InvalidConfig`] if a written tensor is broadcast, [`KernelError::Unavailable`]
+/// if the device can not run it. Nothing is launched then.
+pub fn forward<R: Runtime>(
+    client: &ComputeClient<R>,
+    operands: BlastForward<R>,
+    dims: &BlastDims,
+    dtype: ElemType,
+    strategy: &Strategy,
+) -> Result<(), KernelError> {
+    let tokens = tokens_of(&operands.input);
+    let mut context = Context::new(client, dtype, strategy)?;
+    let BlastForward {
+        input,
+        u,
+        s,
+        v,
+        bias,
+        inner,
+        coupled,
+        output,
+    } = operands;
+    context.input("input", &input, &[tokens, dims.in_features()])?;
+    context.input("u", &u, &dims.u_shape())?;
+    context.input("s", &s, &dims.s_shape())?;
+    context.input("v", &v, &dims.v_shape())?;
+    context.bias(&bias, dims.out_features())?;
+    context.output("inner", &inner, &dims.scratch_shape(tokens))?;
+    context.output("coupled", &coupled, &dims.scratch_shape(tokens))?;
+    context.output("output", &output, &[tokens, dims.out_features()])?;
+    if tokens == 0 {
+        return Ok(());
+    }
+
+    let first = problem::inner(dims, tokens, &input, &v, &inner);
+    let first = PlannedProduct::new(&context, first)?;
+    let couple = problem::coupled(dims, tokens, &s, &inner, &coupled);
+    let couple = PlannedCouple::new(&context, couple)?;
+    let second = problem::output(dims, tokens, &coupled, &u, bias.as_ref(), &output);
+    let second = PlannedProduct::new(&context, second)?;
+
+    first.launch(
+        &context,
+        ProductOperands {
+            lhs: input,
+            rhs: v,
+            bias: None,
+            out: inner.clone(),
+        },
+    );
+    couple.launch(&context, s, inner, coupled.clone());
+    second.launch(
+        &context,
+        ProductOperands {
+            lhs: coupled,
+            rhs: u,
+            bias,
+            out: output,
+        },
+    );
+    Ok(())
+}
+
+/// Computes the gradients of [`forward`] from its input and factors: `dU_j = G_jᵀ Z_j`,
+/// `dZ_j = G_j U_j`, `dS_ji = Σ_t dZ_j ∘ Y_i`, `dY_i = Σ_j S_ji ∘ dZ_j`, `dV_i = dY_iᵀ X_i`,
+/// `dX_i = dY_i V_i`, with `Y` and `Z` computed again.
+///
+/// Sums in `f32`; the scratch tensors are stored in `dtype`. The gradient of the bias is the sum
+/// of `grad_output` over tokens and left to the caller. For zero tokens, the gradients of the
+/// factors are set to zero.
+///
+/// # Errors
+///
+/// As [`forward`].
+pub fn backward<R: Runtime>(
+    client: &ComputeClient<R>,
+    operands: BlastBackward<R>,
+    dims: &BlastDims,
+    dtype: ElemType,
+    strategy: &Strategy,
+) -> Result<(), KernelError> {
+    let tokens = tokens_of(&operands.input);
+    let mut context = Context::new(client, dtype, strategy)?;
+    let BlastBackward {
+        grad_output,
+        input,
+        u,
+        s,
+        v,
+        inner,
+        coupled,
+        grad_coupled,
+        ..
+    } = operands;
+    let BlastBackward {
+        grad_input,
+        grad_u,
+        grad_s,
+        grad_v,
+        ..
+    } = operands;
+    context.input("grad_output", &grad_output, &[tokens, dims.out_features()])?;
+    context.input("input", &input, &[tokens, dims.in_features()])?;
+    context.input("u", &u, &dims.u_shape())?;
+    context.input("s", &s, &dims.s_shape())?;
+    context.input("v", &v, &dims.v_shape())?;
+    context.output("inner", &inner, &dims.scratch_shape(tokens))?;
+    context.output("coupled", &coupled, &dims.scratch_shape(tokens))?;
+    context.output("grad_coupled", &grad_coupled, &dims.scratch_shape(tokens))?;
+    context.output("grad_input", &grad_input, &[tokens, dims.in_features()])?;
+    context.output("grad_u", &grad_u, &dims.u_shape())?;
+    context.output("grad_s", &grad_s, &dims.s_shape())?;
+    context.output("grad_v", &grad_v, &dims.v_shape())?;
+    if tokens == 0 {
+        return fill_zero(&context, [grad_u, grad_s, grad_v]);
+    }
+
+    let plan = |problem| PlannedProduct::new(&context, problem);
+    let to_inner = plan(problem::inner(dims, tokens, &input, &v, &inner))?;
+    let to_coupled = problem::coupled(dims, tokens, &s, &inner, &coupled);
+    let to_coupled = PlannedCouple::new(&context, to_coupled)?;
+    let to_grad_u = plan(problem::grad_u(
+        dims,
+        tokens,
+        &grad_output,
+        &coupled,
+        &grad_u,
+    ))?;
+    let to_grad_coupled = plan(problem::grad_coupled(
+        dims,
+        tokens,
+        &grad_output,
+        &u,
+        &grad_coupled,
+    ))?;
+    let to_grad_s = problem::grad_s(dims, tokens, &grad_coupled, &inner, &grad_s);
+    let to_grad_s = PlannedCoupleGradient::new(&context, to_grad_s)?;
+    // `Z` has served its purpose by then, so its memory takes the gradient of `Y`.
+    let grad_inner = &coupled;
+    let to_grad_inner = problem::grad_inner(dims, tokens, &s, &grad_coupled, grad_inner);
+    let to_grad_inner = PlannedCouple::new(&context, to_grad_inner)?;
+    let to_grad_v = plan(problem::grad_v(dims, tokens, grad_inner, &input, &grad_v))?;
+    let to_grad_input = plan(problem::grad_input(
+        dims,
+        tokens,
+        grad_inner,
+        &v,
+        &grad_input,
+    ))?;
+
+    let product = |planned: PlannedProduct, lhs, rhs, out| {
+        planned.launch(
+            &context,
+            ProductOperands {
+                lhs,
+                rhs,
+                bias: None,
+                out,
+            },
+        );
+    };
+    product(to_inner, input.clone(), v.clone(), inner.clone());
+    to_coupled.launch(&context, s.clone(), inner.clone(), coupled.clone());
+    product(to_grad_u, grad_output.clone(), coupled.clone(), grad_u);
+    product(to_grad_coupled, grad_output, u, grad_coupled.clone());
+    to_grad_s.launch(&context, grad_coupled.clone(), inner, grad_s);
+    to_grad_inner.launch(&context, s, grad_coupled, coupled.clone());
+    product(to_grad_v, coupled.clone(), input, grad_v);
+    product(to_grad_input, coupled, v, grad_input);
+    Ok(())
+}

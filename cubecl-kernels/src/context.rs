@@ -1,0 +1,85 @@
+//! What all launches of one call have in common.
+
+use cubecl::prelude::*;
+
+use crate::device;
+use crate::error::KernelError;
+use crate::operand::{check_input, check_output, elements_reached};
+use crate::strategy::Strategy;
+
+/// Client, element type and strategy of one call.
+pub(crate) struct Context<'a, R: Runtime> {
+    pub client: &'a ComputeClient<R>,
+    pub dtype: ElemType,
+    /// Bytes of one element.
+    pub element_bytes: usize,
+    pub strategy: &'a Strategy,
+    /// Elements that the largest operand reaches.
+    largest: usize,
+}
+
+impl<'a, R: Runtime> Context<'a, R> {
+    /// Checks the element type.
+    pub fn new(
+        client: &'a ComputeClient<R>,
+        dtype: ElemType,
+        strategy: &'a Strategy,
+    ) -> Result<Self, KernelError> {
+        let element_bytes = device::element_bytes(client, dtype)?;
+        Ok(Self {
+            client,
+            dtype,
+            element_bytes,
+            strategy,
+            largest: 0,
+        })
+    }
+
+    /// Checks a tensor that is read.
+    pub fn input(
+        &mut self,
+        operand: &'static str,
+        binding: &TensorBinding<R>,
+        shape: &[usize],
+    ) -> Result<(), KernelError> {
+        check_input(operand, binding, shape, self.element_bytes)?;
+        self.largest = self.largest.max(elements_reached(binding));
+        Ok(())
+    }
+
+    /// Checks a tensor that is written.
+    pub fn output(
+        &mut self,
+        operand: &'static str,
+        binding: &TensorBinding<R>,
+        shape: &[usize],
+    ) -> Result<(), KernelError> {
+        check_output(operand, binding, shape, self.element_bytes)?;
+        self.largest = self.largest.max(elements_reached(binding));
+        Ok(())
+    }
+
+    /// Checks a bias `[out]`, if there is one.
+    pub fn bias(
+        &mut self,
+        bias: &Option<TensorBinding<R>>,
+        out_features: usize,
+    ) -> Result<(), KernelError> {
+        match bias {
+            Some(bias) => self.input("bias", bias, &[out_features]),
+            None => Ok(()),
+        }
+    }
+
+    /// Address type that reaches every element of every checked operand, and counts `work`.
+    pub fn address_type(&self, work: usize) -> Result<AddressType, KernelError> {
+        device::address_type(self.client, self.largest.max(work))
+    }
+}
+
+/// Tokens of a tensor `[tokens, features]`.
+///
+/// A tensor of another rank has none; the shape check that follows says so.
+pub(crate) fn tokens_of<R: Runtime>(binding: &TensorBinding<R>) -> usize {
+    binding.shape.first().copied().unwrap_or(0)
+}

@@ -1,0 +1,148 @@
+//! From what the caller asks to the kernels that run.
+
+use cubecl::prelude::*;
+
+use super::problem::CoupleProblem;
+use crate::device::check_cube;
+use crate::error::KernelError;
+use crate::operand::View;
+use crate::strategy::Strategy;
+
+/// Tokens up to which one unit per output is faster: there is nothing to share yet.
+const FEW_TOKENS: usize = 16;
+/// `f32` sums that a unit keeps in registers.
+const SUMS: usize = 64;
+/// Output blocks that a unit sums at once, at most.
+const OUTPUTS: usize = 16;
+
+/// The kernel for one coupling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum CouplePlan {
+    /// [`super::kernel::naive`].
+    Naive,
+    /// [`super::kernel::tiled`].
+    Tiled(CoupleBlueprint),
+}
+
+/// Everything about the tiled kernel that is known when it is compiled.
+///
+/// A unit sums `outputs` blocks for `tokens` tokens and `vector` neighbouring ranks: each source
+/// element is read once for all output blocks, and each coupling once for several tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CoupleBlueprint {
+    /// Output blocks per unit.
+    pub outputs: usize,
+    /// Tokens per unit.
+    pub tokens: usize,
+    /// Ranks per unit.
+    pub vector: usize,
+}
+
+impl CoupleBlueprint {
+    /// Fits the unit's tile to the block count and the rank; both belong to the layer.
+    fn for_problem(problem: &CoupleProblem, element_bytes: usize) -> Self {
+        let outputs = problem.blocks.min(OUTPUTS);
+        let views = [problem.coupling, problem.source, problem.out];
+        let fits = |vector: &usize| {
+            outputs * vector <= SUMS / 2
+                && problem.rank.is_multiple_of(*vector)
+                && views.iter().all(|view: &View| {
+                    view.column == 1
+                        && view.allows_vectors(*vector, element_bytes, [view.batch, view.row])
+                })
+        };
+        let vector = [4, 2].into_iter().find(fits).unwrap_or(1);
+        let tokens = (SUMS / (outputs * vector)).clamp(1, 4);
+        Self {
+            outputs,
+            tokens,
+            vector,
+        }
+    }
+
+    /// Work items: one per unit.
+    pub fn items(&self, problem: &CoupleProblem) -> usize {
+        problem.blocks.div_ceil(self.outputs)
+            * problem.tokens.div_ceil(self.tokens)
+            * (problem.rank / self.vector)
+    }
+}
+
+impl CouplePlan {
+    /// Chooses the kernel for `problem`.
+    pub fn new(problem: &CoupleProblem, element_bytes: usize, strategy: &Strategy) -> Self {
+        match strategy {
+            Strategy::Naive => CouplePlan::Naive,
+            Strategy::Auto if problem.tokens <= FEW_TOKENS => CouplePlan::Naive,
+            Strategy::Auto | Strategy::Tiled => {
+                CouplePlan::Tiled(CoupleBlueprint::for_problem(problem, element_bytes))
+            }
+        }
+    }
+}
+
+/// The kernel for the gradient of the couplings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum CoupleGradientPlan {
+    /// [`super::kernel::gradient_naive`].
+    Naive,
+    /// [`super::kernel::gradient_tiled`].
+    Tiled(CoupleGradientBlueprint),
+}
+
+/// Everything about the tiled gradient kernel that is known when it is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CoupleGradientBlueprint {
+    /// Output blocks, and input blocks, whose pairs a unit sums.
+    pub pairs: usize,
+    /// Neighbouring ranks of a cube, one per unit.
+    pub ranks: usize,
+    /// Units of a cube that share the tokens.
+    pub lanes: usize,
+}
+
+impl CoupleGradientBlueprint {
+    /// Units in a cube.
+    pub fn units(&self) -> usize {
+        self.ranks * self.lanes
+    }
+
+    /// Elements of shared memory, for one sum per pair and unit.
+    pub fn stage_elements(&self) -> usize {
+        self.pairs * self.pairs * self.units()
+    }
+}
+
+impl CoupleGradientPlan {
+    /// Chooses the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device can not run what `strategy` asks for.
+    pub fn new<R: Runtime>(
+        client: &ComputeClient<R>,
+        blocks: usize,
+        strategy: &Strategy,
+    ) -> Result<Self, KernelError> {
+        let tiled = || {
+            let pairs = blocks.min(4);
+            let blueprint = CoupleGradientBlueprint {
+                pairs,
+                ranks: 32,
+                lanes: 8,
+            };
+            let bytes = blueprint.stage_elements() * size_of::<f32>();
+            check_cube(client, blueprint.units(), bytes)?;
+            Ok(CoupleGradientPlan::Tiled(blueprint))
+        };
+        match strategy {
+            Strategy::Naive => Ok(CoupleGradientPlan::Naive),
+            Strategy::Tiled => tiled(),
+            Strategy::Auto => match tiled() {
+                // Only here may the device choose: it may be too small for the cube.
+                Err(KernelError::Unavailable(_)) => Ok(CoupleGradientPlan::Naive),
+                planned => planned,
+            },
+        }
+    }
+}

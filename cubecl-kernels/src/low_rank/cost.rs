@@ -1,0 +1,33 @@
+//! What a low-rank product costs.
+
+use crate::format::LowRankDims;
+use crate::product::product_flops;
+
+/// Floating point operations of a forward pass over `tokens` tokens, without the bias.
+///
+/// A multiply-add counts as two.
+pub fn forward_flops(dims: &LowRankDims, tokens: usize) -> u64 {
+    product_flops(1, tokens, dims.rank(), dims.in_features())
+        + product_flops(1, tokens, dims.out_features(), dims.rank())
+}
+
+/// Bytes that a forward pass has to move: input, factors and output once each.
+///
+/// The intermediate is not counted; a fused kernel would keep it on chip.
+pub fn forward_bytes(dims: &LowRankDims, tokens: usize, element_bytes: usize) -> u64 {
+    let features = dims.in_features() + dims.out_features();
+    ((tokens * features + dims.parameters()) * element_bytes) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flops_are_twice_the_weights_per_token() -> Result<(), crate::KernelError> {
+        let dims = LowRankDims::new(3, 5, 7)?;
+        assert_eq!(forward_flops(&dims, 11), 2 * 11 * dims.parameters() as u64);
+        assert_eq!(forward_bytes(&dims, 11, 2), 2 * (11 * 12 + 36));
+        Ok(())
+    }
+}

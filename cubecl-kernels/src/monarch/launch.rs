@@ -1,0 +1,212 @@
+//! The two public functions: checks, plans, launches.
+
+use cubecl::prelude::*;
+
+use super::problem;
+use crate::context::{Context, tokens_of};
+use crate::error::KernelError;
+use crate::format::MonarchDims;
+use crate::product::{PlannedProduct, ProductOperands};
+use crate::strategy::Strategy;
+use crate::zero::fill_zero;
+
+/// Tensors of a forward pass. All may have any strides.
+#[derive(Clone, Debug)]
+pub struct MonarchForward<R: Runtime> {
+    /// `[tokens, in]`.
+    pub input: TensorBinding<R>,
+    /// `[b, r, in/b]`.
+    pub right: TensorBinding<R>,
+    /// `[b, out/b, r]`.
+    pub left: TensorBinding<R>,
+    /// `[out]`, in the order of the output features.
+    pub bias: Option<TensorBinding<R>>,
+    /// Scratch, `[b, tokens, r]`: holds `Z` afterwards.
+    pub inner: TensorBinding<R>,
+    /// Written, `[tokens, out]`.
+    pub output: TensorBinding<R>,
+}
+
+/// Tensors of a backward pass. All may have any strides.
+#[derive(Clone, Debug)]
+pub struct MonarchBackward<R: Runtime> {
+    /// `[tokens, out]`.
+    pub grad_output: TensorBinding<R>,
+    /// `[tokens, in]`.
+    pub input: TensorBinding<R>,
+    /// `[b, r, in/b]`.
+    pub right: TensorBinding<R>,
+    /// `[b, out/b, r]`.
+    pub left: TensorBinding<R>,
+    /// Scratch, `[b, tokens, r]`: holds `Z` afterwards.
+    pub inner: TensorBinding<R>,
+    /// Scratch, `[b, tokens, r]`: holds the gradient of `Y` afterwards.
+    pub grad_inner: TensorBinding<R>,
+    /// Written, `[tokens, in]`.
+    pub grad_input: TensorBinding<R>,
+    /// Written, `[b, r, in/b]`.
+    pub grad_right: TensorBinding<R>,
+    /// Written, `[b, out/b, r]`.
+    pub grad_left: TensorBinding<R>,
+}
+
+/// Computes the Monarch product of the [module](super).
+///
+/// Sums in `f32`; `inner` is stored in `dtype`. Launches two batched products, none for zero
+/// tokens; both permutations happen in their stores.
+///
+/// # Errors
+///
+/// [`KernelError::Shape`] or [`KernelError::Buffer`] if a tensor is not as [`MonarchForward`]
+/// says, [`KernelError::InvalidConfig`] if a written tensor is broadcast,
+/// [`KernelError::Unavailable`] if the device can not run it. Nothing is launched then.
+pub fn forward<R: Runtime>(
+    client: &ComputeClient<R>,
+    operands: MonarchForward<R>,
+    dims: &MonarchDims,
+    dtype: ElemType,
+    strategy: &Strategy,
+) -> Result<(), KernelError> {
+    let tokens = tokens_of(&operands.input);
+    let mut context = Context::new(client, dtype, strategy)?;
+    let MonarchForward {
+        input,
+        right,
+        left,
+        bias,
+        inner,
+        output,
+    } = operands;
+    context.input("input", &input, &[tokens, dims.in_features()])?;
+    context.input("right", &right, &dims.right_shape())?;
+    context.input("left", &left, &dims.left_shape())?;
+    context.bias(&bias, dims.out_features())?;
+    context.output("inner", &inner, &dims.scratch_shape(tokens))?;
+    context.output("output", &output, &[tokens, dims.out_features()])?;
+    if tokens == 0 {
+        return Ok(());
+    }
+
+    let first = problem::inner(dims, tokens, &input, &right, &inner);
+    let first = PlannedProduct::new(&context, first)?;
+    let second = problem::output(dims, tokens, &inner, &left, bias.as_ref(), &output);
+    let second = PlannedProduct::new(&context, second)?;
+
+    first.launch(
+        &context,
+        ProductOperands {
+            lhs: input,
+            rhs: right,
+            bias: None,
+            out: inner.clone(),
+        },
+    );
+    second.launch(
+        &context,
+        ProductOperands {
+            lhs: inner,
+            rhs: left,
+            bias,
+            out: output,
+        },
+    );
+    Ok(())
+}
+
+/// Computes the gradients of [`forward`] from its input and factors: `dleft_j = G_jᵀ Z_j`,
+/// `dZ_j = G_j left_j` (stored as `dY`), `dright_i = dY_iᵀ X_i`, `dX_i = dY_i right_i`, with `Z`
+/// computed again.
+///
+/// Sums in `f32`; `inner` and `grad_inner` are stored in `dtype`. The gradient of the bias is the
+/// sum of `grad_output` over tokens and left to the caller. For zero tokens, the gradients of
+/// the factors are set to zero.
+///
+/// # Errors
+///
+/// As [`forward`].
+pub fn backward<R: Runtime>(
+    client: &ComputeClient<R>,
+    operands: MonarchBackward<R>,
+    dims: &MonarchDims,
+    dtype: ElemType,
+    strategy: &Strategy,
+) -> Result<(), KernelError> {
+    let tokens = tokens_of(&operands.input);
+    let mut context = Context::new(client, dtype, strategy)?;
+    let MonarchBackward {
+        grad_output,
+        input,
+        right,
+        left,
+        inner,
+        grad_inner,
+        ..
+    } = operands;
+    let MonarchBackward {
+        grad_input,
+        grad_right,
+        grad_left,
+        ..
+    } = operands;
+    context.input("grad_output", &grad_output, &[tokens, dims.out_features()])?;
+    context.input("input", &input, &[tokens, dims.in_features()])?;
+    context.input("right", &right, &dims.right_shape())?;
+    context.input("left", &left, &dims.left_shape())?;
+    context.output("inner", &inner, &dims.scratch_shape(tokens))?;
+    context.output("grad_inner", &grad_inner, &dims.scratch_shape(tokens))?;
+    context.output("grad_input", &grad_input, &[tokens, dims.in_features()])?;
+    context.output("grad_right", &grad_right, &dims.right_shape())?;
+    context.output("grad_left", &grad_left, &dims.left_shape())?;
+    if tokens == 0 {
+        return fill_zero(&context, [grad_right, grad_left]);
+    }
+
+    let plan = |problem| PlannedProduct::new(&context, problem);
+    let to_inner = plan(problem::inner(dims, tokens, &input, &right, &inner))?;
+    let to_grad_left = plan(problem::grad_left(
+        dims,
+        tokens,
+        &grad_output,
+        &inner,
+        &grad_left,
+    ))?;
+    let to_grad_inner = plan(problem::grad_inner(
+        dims,
+        tokens,
+        &grad_output,
+        &left,
+        &grad_inner,
+    ))?;
+    let to_grad_right = plan(problem::grad_right(
+        dims,
+        tokens,
+        &grad_inner,
+        &input,
+        &grad_right,
+    ))?;
+    let to_grad_input = plan(problem::grad_input(
+        dims,
+        tokens,
+        &grad_inner,
+        &right,
+        &grad_input,
+    ))?;
+
+    let launch = |planned: PlannedProduct, lhs, rhs, out| {
+        planned.launch(
+            &context,
+            ProductOperands {
+                lhs,
+                rhs,
+                bias: None,
+                out,
+            },
+        );
+    };
+    launch(to_inner, input.clone(), right.clone(), inner.clone());
+    launch(to_grad_left, grad_output.clone(), inner, grad_left);
+    launch(to_grad_inner, grad_output, left, grad_inner.clone());
+    launch(to_grad_right, grad_inner.clone(), input, grad_right);
+    launch(to_grad_input, grad_inner, right, grad_input);
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! The products that a Monarch operation is made of.
+//!
+//! Both permutations are strides. The interior one needs the column axis of a store split in two:
+//! the first product stores `Y` as `Z`, and its gradient stores `dZ` as `dY`, both as
+//! `[b, tokens, r]`, so that every product that follows reads plain blocks.
+
+use cubecl::prelude::*;
+
+use crate::format::{MonarchDims, OutputOrder};
+use crate::operand::View;
+use crate::product::{BiasView, ColumnSplit, ProductProblem, TokenAxis};
+
+/// Views `[tokens, out]` as blocks, whatever the order of the output features.
+fn output_blocks<R: Runtime>(dims: &MonarchDims, binding: &TensorBinding<R>) -> View {
+    let (token, feature) = (binding.strides[0], binding.strides[1]);
+    match dims.order() {
+        OutputOrder::Contiguous => View::feature_blocks(binding, dims.block_out()),
+        OutputOrder::Interleaved => View::new(binding, feature, token, dims.blocks() * feature),
+    }
+}
+
+/// Views a bias `[out]` as blocks, in the order of the output features.
+fn bias_blocks<R: Runtime>(dims: &MonarchDims, bias: &TensorBinding<R>) -> BiasView {
+    let feature = bias.strides[0];
+    match dims.order() {
+        OutputOrder::Contiguous => BiasView {
+            batch: dims.block_out() * feature,
+            column: feature,
+        },
+        OutputOrder::Interleaved => BiasView {
+            batch: feature,
+            column: dims.blocks() * feature,
+        },
+    }
+}
+
+/// Views `[b, tokens, r]` so that block `p` stores part `q` of its columns as part `p` of block
+/// `q`. The map is its own inverse.
+fn permuted<R: Runtime>(
+    dims: &MonarchDims,
+    binding: &TensorBinding<R>,
+) -> (View, Option<ColumnSplit>) {
+    let (block, token, rank) = (binding.strides[0], binding.strides[1], binding.strides[2]);
+    let part = dims.part();
+    let view = View::new(binding, part * rank, token, rank);
+    (
+        view,
+        Some(ColumnSplit {
+            width: part,
+            stride: block,
+        }),
+    )
+}
+
+/// A batch of products, one for each block, over tokens: rows are tokens.
+fn over_tokens(
+    dims: &MonarchDims,
+    tokens: usize,
+    columns: usize,
+    depth: usize,
+    [lhs, rhs, out]: [View; 3],
+) -> ProductProblem {
+    ProductProblem {
+        batches: dims.blocks(),
+        rows: tokens,
+        columns,
+        depth,
+        tokens: TokenAxis::Rows,
+        lhs,
+        rhs,
+        out,
+        split: None,
+        bias: None,
+    }
+}
+
+/// `Y_i = X_i right_iᵀ`, stored as `Z`.
+pub(super) fn inner<R: Runtime>(
+    dims: &MonarchDims,
+    tokens: usize,
+    input: &TensorBinding<R>,
+    right: &TensorBinding<R>,
+    inner: &TensorBinding<R>,
+) -> ProductProblem {
+    let (out, split) = permuted(dims, inner);
+    let views = [
+        View::feature_blocks(input, dims.block_in()),
+        View::blocks(right).transposed(),
+        out,
+    ];
+    ProductProblem {
+        split,
+        ..over_tokens(dims, tokens, dims.rank(), dims.block_in(), views)
+    }
+}
+
+/// `out_j = Z_j left_jᵀ + bias_j`.
+pub(super) fn output<R: Runtime>(
+    dims: &MonarchDims,
+    tokens: usize,
+    inner: &TensorBinding<R>,
+    left: &TensorBinding<R>,
+    bias: Option<&TensorBinding<R>>,
+    output: &TensorBinding<R>,
+) -> ProductProblem {
+    let views = [
+        View::blocks(inner),
+        View::blocks(left).transposed(),
+        output_blocks(dims, output),
+    ];
+    let bias = bias.map(|bias| bias_blocks(dims, bias));
+    ProductProblem {
+        bias,
+        ..over_tokens(dims, tokens, dims.block_out(), dims.rank(), views)
+    }
+}
+
+/// `dleft_j = G_jᵀ Z_j`.
+pub(super) fn grad_left<R: Runtime>(
+    dims: &MonarchDims,
+    tokens: usize,
+    grad_output: &TensorBinding<R>,
+    inner: &TensorBinding<R>,
+    grad_left: &TensorBinding<R>,
+) -> ProductProblem {
+    let views = [
+        output_blocks(dims, grad_output).transposed(),
+        View::blocks(inner),
+        View::blocks(grad_left),
+    ];
+    let problem = over_tokens(dims, dims.block_out(), dims.rank(), tokens, views);
+    ProductProblem {
+        tokens: TokenAxis::Depth,
+        ..problem
+    }
+}
+
+/// `dZ_j = G_j left_j`, stored as `dY`.
+pub(super) fn grad_inner<R: Runtime>(
+    dims: &MonarchDims,
+    tokens: usize,
+    grad_output: &TensorBinding<R>,
+    left: &TensorBinding<R>,
+    grad_inner: &TensorBinding<R>,
+) -> ProductProblem {
+    let (out, split) = permuted(dims, grad_inner);
+    let views = [output_blocks(dims, grad_output), View::blocks(left), out];
+    ProductProblem {
+        split,
+        ..over_tokens(dims, tokens, dims.rank(), dims.block_out(), views)
+    }
+}
+
+/// `dright_i = dY_iᵀ X_i`.
+pub(super) fn grad_right<R: Runtime>(
+    dims: &MonarchDims,
+    tokens: usize,
+    grad_inner: &TensorBinding<R>,
+    input: &TensorBinding<R>,
+    grad_right: &TensorBinding<R>,
+) -> ProductProblem {
+    let views = [
+        View::blocks(grad_inner).transposed(),
+        View::feature_blocks(input, dims.block_in()),
+        View::blocks(grad_right),
+    ];
+    let problem = over_tokens(dims, dims.rank(), dims.block_in(), tokens, views);
+    ProductProblem {
+        tokens: TokenAxis::Depth,
+        ..problem
+    }
+}
+
+/// `dX_i = dY_i right_i`.
+pub(super) fn grad_input<R: Runtime>(
+    dims: &MonarchDims,
+    tokens: usize,
+    grad_inner: &TensorBinding<R>,
+    right: &TensorBinding<R>,
+    grad_input: &TensorBinding<R>,
+) -> ProductProblem {
+    let views = [
+        View::blocks(grad_inner),
+        View::blocks(right),
+        View::feature_blocks(grad_input, dims.block_in()),
+    ];
+    over_tokens(dims, tokens, dims.block_in(), dims.rank(), views)
+}

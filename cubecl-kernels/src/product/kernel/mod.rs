@@ -1,0 +1,6 @@
+//! The kernels of the batched product, from simple to fast.
+
+pub(crate) mod geometry;
+pub(crate) mod naive;
+pub(crate) mod stage;
+pub(crate) mod tiled;

@@ -1,0 +1,141 @@
+//! Plans a product, then starts it.
+
+use cubecl::prelude::*;
+
+use super::kernel::geometry::{AxesLaunch, GeometryLaunch};
+use super::kernel::naive::naive_product;
+use super::kernel::tiled::tiled_product;
+use super::plan::ProductPlan;
+use super::problem::ProductProblem;
+use crate::context::Context;
+use crate::device::{check_cube, cube_count, cubes_for_elements};
+use crate::error::KernelError;
+use crate::operand::{View, buffer};
+
+/// Units per cube of the naive kernel.
+const NAIVE_UNITS: u32 = 256;
+
+/// The tensors of a product. Their strides are those of the problem.
+pub(crate) struct ProductOperands<R: Runtime> {
+    /// `A`.
+    pub lhs: TensorBinding<R>,
+    /// `B`.
+    pub rhs: TensorBinding<R>,
+    /// Added to each row of `C`.
+    pub bias: Option<TensorBinding<R>>,
+    /// `C`.
+    pub out: TensorBinding<R>,
+}
+
+/// A product that is known to run: launching it can not fail.
+pub(crate) struct PlannedProduct {
+    problem: ProductProblem,
+    plan: ProductPlan,
+    count: CubeCount,
+    address: AddressType,
+}
+
+impl PlannedProduct {
+    /// Plans `problem`, whose operands have been checked in `context`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device can not run what the strategy asks for.
+    pub fn new<R: Runtime>(
+        context: &Context<'_, R>,
+        problem: ProductProblem,
+    ) -> Result<Self, KernelError> {
+        let client = context.client;
+        let plan = ProductPlan::new(client, &problem, context.element_bytes, context.strategy)?;
+        let outputs = problem.batches * problem.rows * problem.columns;
+        let count = match &plan {
+            ProductPlan::Naive => {
+                check_cube(client, NAIVE_UNITS as usize, 0)?;
+                cubes_for_elements(client, outputs, NAIVE_UNITS as usize)?
+            }
+            ProductPlan::Tiled(blueprint) => cube_count(client, blueprint.tile.cubes(&problem))?,
+        };
+        let address = context.address_type(outputs)?;
+        Ok(Self {
+            problem,
+            plan,
+            count,
+            address,
+        })
+    }
+
+    /// Starts the product and returns at once.
+    pub fn launch<R: Runtime>(self, context: &Context<'_, R>, operands: ProductOperands<R>) {
+        let Self {
+            problem,
+            plan,
+            count,
+            address,
+        } = self;
+        let (lhs, rhs) = (buffer(operands.lhs), buffer(operands.rhs));
+        let (bias, out) = (operands.bias.map(buffer), buffer(operands.out));
+        match plan {
+            // SAFETY: the operands' shapes, strides and buffers have been checked by the context
+            // that the plan was made in, and the kernel reads and writes no element outside them:
+            // it ends beyond the last output, and sums over the depth alone.
+            ProductPlan::Naive => unsafe {
+                naive_product::launch_unchecked::<R>(
+                    context.client,
+                    count,
+                    CubeDim::new_1d(NAIVE_UNITS),
+                    address,
+                    lhs,
+                    rhs,
+                    bias.into(),
+                    out,
+                    geometry(&problem),
+                    problem.split.is_some(),
+                    context.dtype,
+                );
+            },
+            // SAFETY: as above; loads and stores are masked by the sizes of the problem, and the
+            // plan uses vectors only where sizes, strides and addresses are multiples of them.
+            ProductPlan::Tiled(blueprint) => unsafe {
+                tiled_product::launch_unchecked::<R>(
+                    context.client,
+                    count,
+                    CubeDim::new_1d(blueprint.tile.units() as u32),
+                    address,
+                    blueprint.lhs.vector,
+                    blueprint.rhs.vector,
+                    blueprint.out_vector,
+                    lhs,
+                    rhs,
+                    bias.into(),
+                    out,
+                    geometry(&problem),
+                    blueprint,
+                    context.dtype,
+                );
+            },
+        }
+    }
+}
+
+fn geometry<R: Runtime>(problem: &ProductProblem) -> GeometryLaunch<R> {
+    let axes = |view: View| AxesLaunch::new(view.batch, view.row, view.column);
+    let (part, part_stride) = problem
+        .split
+        .map_or((1, 0), |split| (split.width, split.stride));
+    let (bias_batch, bias_column) = problem
+        .bias
+        .map_or((0, 0), |bias| (bias.batch, bias.column));
+    GeometryLaunch::new(
+        problem.batches,
+        problem.rows,
+        problem.columns,
+        problem.depth,
+        axes(problem.lhs),
+        axes(problem.rhs),
+        axes(problem.out),
+        part,
+        part_stride,
+        bias_batch,
+        bias_column,
+    )
+}

@@ -1,0 +1,17 @@
+//! The batched product that every operation is made of: `C[p] = A[p] B[p] (+ bias[p])`.
+//!
+//! Operands are strided on every axis, so block permutations, transposes and broadcasts are
+//! strides. What strides can not say is Monarch's interior permutation, which sends each part of
+//! a block's columns to another block: the store of `C` has one split axis for it
+//! ([`ColumnSplit`]), and the backward pass stores through the same split, so that no load ever
+//! needs one.
+
+mod cost;
+mod kernel;
+mod launch;
+mod plan;
+mod problem;
+
+pub(crate) use cost::product_flops;
+pub(crate) use launch::{PlannedProduct, ProductOperands};
+pub(crate) use problem::{BiasView, ColumnSplit, ProductProblem, TokenAxis};

@@ -1,0 +1,58 @@
+//! What a batched product computes.
+
+use crate::operand::View;
+
+/// `C[p, row, column] = Σ_k A[p, row, k] B[p, k, column] + bias[p, column]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProductProblem {
+    /// Products in the batch (blocks).
+    pub batches: usize,
+    /// Rows of `A` and `C`.
+    pub rows: usize,
+    /// Columns of `B` and `C`.
+    pub columns: usize,
+    /// Columns of `A` and rows of `B`.
+    pub depth: usize,
+    /// Which axis counts tokens, and so changes from call to call.
+    pub tokens: TokenAxis,
+    /// `A`, `[p, row, k]`.
+    pub lhs: View,
+    /// `B`, `[p, k, column]`.
+    pub rhs: View,
+    /// `C`, `[p, row, column]`.
+    pub out: View,
+    /// Splits the column axis of `C` in two.
+    pub split: Option<ColumnSplit>,
+    /// Strides of the bias, if one is added.
+    pub bias: Option<BiasView>,
+}
+
+/// The axis of a product that counts tokens.
+///
+/// Nothing compiled into a kernel may follow its exact length: each length would be one more
+/// kernel to compile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TokenAxis {
+    /// The rows of `A` and `C`: a product over features.
+    Rows,
+    /// The depth: the gradient of a factor.
+    Depth,
+}
+
+/// Column `c` of `C` lies at `(c / width) · stride + (c % width) · column stride`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ColumnSplit {
+    /// Columns that stay together.
+    pub width: usize,
+    /// Elements between the starts of neighbouring parts.
+    pub stride: usize,
+}
+
+/// Strides of `bias [p, column]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BiasView {
+    /// Stride of the batch axis.
+    pub batch: usize,
+    /// Stride of the column axis.
+    pub column: usize,
+}

@@ -1,0 +1,16 @@
+//! What a caller may ask of the kernels.
+
+/// Which kernels an operation runs on.
+///
+/// A strategy that the device or the operands rule out is an error, never a silent change to
+/// another one; only [`Strategy::Auto`] chooses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Strategy {
+    /// The fastest kernels that the device can run.
+    #[default]
+    Auto,
+    /// One unit per output element. Slow, runs everywhere, and is easy to read.
+    Naive,
+    /// Tiles staged through shared memory, several outputs per unit.
+    Tiled,
+}

@@ -1,0 +1,265 @@
+//! BLAST products.
+
+use cubecl::prelude::*;
+use cubecl_kernels::blast::{self, BlastBackward, BlastForward, reference};
+use cubecl_kernels::{BlastDims, Strategy};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::harness::blocks::Blocks;
+use crate::harness::clients::on_every_device;
+use crate::harness::compare::{FORWARD, GRADIENT, assert_close};
+use crate::harness::dtype::Dtype;
+use crate::setting::Setting;
+
+on_every_device! {
+    forward_matches_reference_when_sizes_share_no_factor_with_a_tile
+    forward_matches_reference_when_sizes_fill_tiles
+    forward_matches_reference_for_strided_tensors
+    backward_matches_reference_when_sizes_share_no_factor_with_a_tile
+    backward_matches_reference_when_sizes_fill_tiles
+    backward_matches_reference_for_strided_tensors
+    no_tokens_give_zero_gradients
+}
+
+/// Blocks, rank, input and output features.
+type Sizes = (usize, usize, usize, usize);
+
+fn dims((blocks, rank, n, m): Sizes) -> BlastDims {
+    BlastDims::new(blocks, rank, n, m).unwrap()
+}
+
+/// Inputs of one operation, rounded to the element type.
+struct Data {
+    input: Blocks,
+    u: Blocks,
+    s: Blocks,
+    v: Blocks,
+    bias: Blocks,
+    grad: Blocks,
+}
+
+impl Data {
+    fn new(dims: &BlastDims, tokens: usize, dtype: Dtype) -> Self {
+        let rng = &mut StdRng::seed_from_u64(3);
+        Self {
+            input: Blocks::random([1, tokens, dims.in_features()], dtype, rng),
+            u: Blocks::random(dims.u_shape(), dtype, rng),
+            s: Blocks::random(dims.s_shape(), dtype, rng),
+            v: Blocks::random(dims.v_shape(), dtype, rng),
+            bias: Blocks::random([1, 1, dims.out_features()], dtype, rng),
+            grad: Blocks::random([1, tokens, dims.out_features()], dtype, rng),
+        }
+    }
+
+    /// `Y` by the plain composition.
+    fn inner(&self, dims: &BlastDims, dtype: Dtype) -> Blocks {
+        self.input
+            .split(dims.blocks())
+            .product(&self.v.transposed(), dtype)
+    }
+}
+
+fn check_forward<R: Runtime>(
+    client: &ComputeClient<R>,
+    setting: Setting,
+    sizes: Sizes,
+    tokens: usize,
+    with_bias: bool,
+) {
+    let dims = dims(sizes);
+    let (n, m) = (dims.in_features(), dims.out_features());
+    let data = Data::new(&dims, tokens, setting.dtype);
+    let inner = setting.output(client, &dims.scratch_shape(tokens));
+    let coupled = setting.output(client, &dims.scratch_shape(tokens));
+    let output = setting.output(client, &[tokens, m]);
+    let operands = BlastForward {
+        input: setting.input(client, &[tokens, n], &data.input.values),
+        u: setting.input(client, &dims.u_shape(), &data.u.values),
+        s: setting.input(client, &dims.s_shape(), &data.s.values),
+        v: setting.input(client, &dims.v_shape(), &data.v.values),
+        bias: with_bias.then(|| setting.input(client, &[m], &data.bias.values)),
+        inner: inner.binding(),
+        coupled: coupled.binding(),
+        output: output.binding(),
+    };
+    let dtype = setting.dtype;
+    if !setting.ran(blast::forward(
+        client,
+        operands,
+        &dims,
+        dtype.elem(),
+        &setting.strategy,
+    )) {
+        return;
+    }
+    let bias = with_bias.then_some(data.bias.values.as_slice());
+    let (x, u, s, v) = (
+        &data.input.values,
+        &data.u.values,
+        &data.s.values,
+        &data.v.values,
+    );
+    let expected = reference::forward(&dims, tokens, x, u, s, v, bias);
+    let z = data.inner(&dims, dtype).coupled(&data.s, dtype);
+    let composed = z
+        .product(&data.u.transposed(), dtype)
+        .merged()
+        .biased(bias, dtype);
+    let what = format!("{setting:?} {dims:?} tokens {tokens}");
+    assert_close(
+        &what,
+        &output.read(client),
+        &expected,
+        &composed.values,
+        FORWARD,
+    );
+    inner.read(client);
+    coupled.read(client);
+}
+
+fn check_backward<R: Runtime>(
+    client: &ComputeClient<R>,
+    setting: Setting,
+    sizes: Sizes,
+    tokens: usize,
+) {
+    let dims = dims(sizes);
+    let (n, m) = (dims.in_features(), dims.out_features());
+    let data = Data::new(&dims, tokens, setting.dtype);
+    let scratch = [(); 3].map(|()| setting.output(client, &dims.scratch_shape(tokens)));
+    let grad_input = setting.output(client, &[tokens, n]);
+    let grad_u = setting.output(client, &dims.u_shape());
+    let grad_s = setting.output(client, &dims.s_shape());
+    let grad_v = setting.output(client, &dims.v_shape());
+    let operands = BlastBackward {
+        grad_output: setting.input(client, &[tokens, m], &data.grad.values),
+        input: setting.input(client, &[tokens, n], &data.input.values),
+        u: setting.input(client, &dims.u_shape(), &data.u.values),
+        s: setting.input(client, &dims.s_shape(), &data.s.values),
+        v: setting.input(client, &dims.v_shape(), &data.v.values),
+        inner: scratch[0].binding(),
+        coupled: scratch[1].binding(),
+        grad_coupled: scratch[2].binding(),
+        grad_input: grad_input.binding(),
+        grad_u: grad_u.binding(),
+        grad_s: grad_s.binding(),
+        grad_v: grad_v.binding(),
+    };
+    let dtype = setting.dtype;
+    if !setting.ran(blast::backward(
+        client,
+        operands,
+        &dims,
+        dtype.elem(),
+        &setting.strategy,
+    )) {
+        return;
+    }
+    let (g, x) = (&data.grad.values, &data.input.values);
+    let (u, s, v) = (&data.u.values, &data.s.values, &data.v.values);
+    let expected = reference::backward(&dims, tokens, g, x, u, s, v);
+    let y = data.inner(&dims, dtype);
+    let z = y.coupled(&data.s, dtype);
+    let grad = data.grad.split(dims.blocks());
+    let grad_z = grad.product(&data.u, dtype);
+    let grad_y = grad_z.coupled(&data.s.swapped(), dtype);
+    let x = data.input.split(dims.blocks());
+    let what = |name: &str| format!("{name}: {setting:?} {dims:?} tokens {tokens}");
+    let composed = grad.transposed().product(&z, dtype).values;
+    assert_close(
+        &what("grad_u"),
+        &grad_u.read(client),
+        &expected.u,
+        &composed,
+        GRADIENT,
+    );
+    let composed = y.coupling_gradient(&grad_z, dtype).values;
+    assert_close(
+        &what("grad_s"),
+        &grad_s.read(client),
+        &expected.s,
+        &composed,
+        GRADIENT,
+    );
+    let composed = grad_y.transposed().product(&x, dtype).values;
+    assert_close(
+        &what("grad_v"),
+        &grad_v.read(client),
+        &expected.v,
+        &composed,
+        GRADIENT,
+    );
+    let composed = grad_y.product(&data.v, dtype).merged().values;
+    let found = grad_input.read(client);
+    assert_close(
+        &what("grad_input"),
+        &found,
+        &expected.input,
+        &composed,
+        GRADIENT,
+    );
+    for tensor in scratch {
+        tensor.read(client);
+    }
+}
+
+fn forward_matches_reference_when_sizes_share_no_factor_with_a_tile<R: Runtime>(
+    client: &ComputeClient<R>,
+) {
+    for setting in Setting::all() {
+        for tokens in [0, 1, 17, 67] {
+            check_forward(client, setting, (3, 13, 57, 39), tokens, true);
+        }
+        check_forward(client, setting, (1, 7, 11, 5), 3, false);
+        check_forward(client, setting, (18, 35, 36, 54), 23, true);
+        check_forward(client, setting, (2, 131, 74, 262), 257, true);
+    }
+}
+
+fn forward_matches_reference_when_sizes_fill_tiles<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::all() {
+        check_forward(client, setting, (4, 64, 128, 256), 64, true);
+        check_forward(client, setting, (2, 128, 128, 256), 128, false);
+        check_forward(client, setting, (16, 32, 64, 128), 16, true);
+        check_forward(client, setting, (16, 32, 64, 128), 32, true);
+    }
+}
+
+fn forward_matches_reference_for_strided_tensors<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::strided() {
+        check_forward(client, setting, (4, 24, 48, 32), 12, true);
+        check_forward(client, setting, (3, 13, 57, 39), 67, true);
+    }
+}
+
+fn backward_matches_reference_when_sizes_share_no_factor_with_a_tile<R: Runtime>(
+    client: &ComputeClient<R>,
+) {
+    for setting in Setting::all() {
+        for tokens in [1, 17, 67] {
+            check_backward(client, setting, (3, 13, 57, 39), tokens);
+        }
+        check_backward(client, setting, (1, 7, 11, 5), 3);
+        check_backward(client, setting, (18, 35, 36, 54), 23);
+    }
+}
+
+fn backward_matches_reference_when_sizes_fill_tiles<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::all() {
+        check_backward(client, setting, (4, 64, 128, 256), 64);
+        check_backward(client, setting, (2, 128, 256, 256), 128);
+    }
+}
+
+fn backward_matches_reference_for_strided_tensors<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::strided() {
+        check_backward(client, setting, (4, 24, 48, 32), 12);
+        check_backward(client, setting, (3, 13, 57, 39), 67);
+    }
+}
+
+fn no_tokens_give_zero_gradients<R: Runtime>(client: &ComputeClient<R>) {
+    let setting = Setting::plain(Dtype::F32, Strategy::Auto);
+    check_backward(client, setting, (3, 13, 57, 39), 0);
+}

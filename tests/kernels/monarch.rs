@@ -1,0 +1,289 @@
+//! Monarch products.
+
+use cubecl::prelude::*;
+use cubecl_kernels::monarch::{self, MonarchBackward, MonarchForward, reference};
+use cubecl_kernels::{MonarchDims, OutputOrder, Strategy};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::harness::blocks::Blocks;
+use crate::harness::clients::on_every_device;
+use crate::harness::compare::{FORWARD, GRADIENT, assert_close};
+use crate::harness::dtype::Dtype;
+use crate::setting::Setting;
+
+on_every_device! {
+    forward_matches_reference_when_sizes_share_no_factor_with_a_tile
+    forward_matches_reference_when_sizes_fill_tiles
+    forward_matches_reference_for_strided_tensors
+    backward_matches_reference_when_sizes_share_no_factor_with_a_tile
+    backward_matches_reference_when_sizes_fill_tiles
+    backward_matches_reference_for_strided_tensors
+    no_tokens_give_zero_gradients
+}
+
+const ORDERS: [OutputOrder; 2] = [OutputOrder::Contiguous, OutputOrder::Interleaved];
+
+/// Blocks, rank, input and output features.
+type Sizes = (usize, usize, usize, usize);
+
+fn dims((blocks, rank, n, m): Sizes, order: OutputOrder) -> MonarchDims {
+    MonarchDims::new(blocks, rank, n, m, order).unwrap()
+}
+
+/// Inputs of one operation, rounded to the element type.
+struct Data {
+    input: Blocks,
+    right: Blocks,
+    left: Blocks,
+    bias: Blocks,
+    grad: Blocks,
+}
+
+impl Data {
+    fn new(dims: &MonarchDims, tokens: usize, dtype: Dtype) -> Self {
+        let rng = &mut StdRng::seed_from_u64(2);
+        Self {
+            input: Blocks::random([1, tokens, dims.in_features()], dtype, rng),
+            right: Blocks::random(dims.right_shape(), dtype, rng),
+            left: Blocks::random(dims.left_shape(), dtype, rng),
+            bias: Blocks::random([1, 1, dims.out_features()], dtype, rng),
+            grad: Blocks::random([1, tokens, dims.out_features()], dtype, rng),
+        }
+    }
+
+    /// `Z` by the plain composition.
+    fn inner(&self, dims: &MonarchDims, dtype: Dtype) -> Blocks {
+        let x = self.input.split(dims.blocks());
+        x.product(&self.right.transposed(), dtype).permuted()
+    }
+}
+
+fn check_forward<R: Runtime>(
+    client: &ComputeClient<R>,
+    setting: Setting,
+    sizes: Sizes,
+    order: OutputOrder,
+    tokens: usize,
+    with_bias: bool,
+) {
+    let dims = dims(sizes, order);
+    let (n, m) = (dims.in_features(), dims.out_features());
+    let data = Data::new(&dims, tokens, setting.dtype);
+    let inner = setting.output(client, &dims.scratch_shape(tokens));
+    let output = setting.output(client, &[tokens, m]);
+    let operands = MonarchForward {
+        input: setting.input(client, &[tokens, n], &data.input.values),
+        right: setting.input(client, &dims.right_shape(), &data.right.values),
+        left: setting.input(client, &dims.left_shape(), &data.left.values),
+        bias: with_bias.then(|| setting.input(client, &[m], &data.bias.values)),
+        inner: inner.binding(),
+        output: output.binding(),
+    };
+    let dtype = setting.dtype;
+    if !setting.ran(monarch::forward(
+        client,
+        operands,
+        &dims,
+        dtype.elem(),
+        &setting.strategy,
+    )) {
+        return;
+    }
+    let bias = with_bias.then_some(data.bias.values.as_slice());
+    let (x, right, left) = (&data.input.values, &data.right.values, &data.left.values);
+    let expected = reference::forward(&dims, tokens, x, right, left, bias);
+    let blocks = data
+        .inner(&dims, dtype)
+        .product(&data.left.transposed(), dtype);
+    let composed = match order {
+        OutputOrder::Contiguous => blocks.merged(),
+        OutputOrder::Interleaved => blocks.merged_interleaved(),
+    };
+    let composed = composed.biased(bias, dtype);
+    let what = format!("{setting:?} {dims:?} tokens {tokens}");
+    assert_close(
+        &what,
+        &output.read(client),
+        &expected,
+        &composed.values,
+        FORWARD,
+    );
+    inner.read(client);
+}
+
+fn check_backward<R: Runtime>(
+    client: &ComputeClient<R>,
+    setting: Setting,
+    sizes: Sizes,
+    order: OutputOrder,
+    tokens: usize,
+) {
+    let dims = dims(sizes, order);
+    let (n, m) = (dims.in_features(), dims.out_features());
+    let data = Data::new(&dims, tokens, setting.dtype);
+    let (inner, grad_inner) = (
+        setting.output(client, &dims.scratch_shape(tokens)),
+        setting.output(client, &dims.scratch_shape(tokens)),
+    );
+    let grad_input = setting.output(client, &[tokens, n]);
+    let grad_right = setting.output(client, &dims.right_shape());
+    let grad_left = setting.output(client, &dims.left_shape());
+    let operands = MonarchBackward {
+        grad_output: setting.input(client, &[tokens, m], &data.grad.values),
+        input: setting.input(client, &[tokens, n], &data.input.values),
+        right: setting.input(client, &dims.right_shape(), &data.right.values),
+        left: setting.input(client, &dims.left_shape(), &data.left.values),
+        inner: inner.binding(),
+        grad_inner: grad_inner.binding(),
+        grad_input: grad_input.binding(),
+        grad_right: grad_right.binding(),
+        grad_left: grad_left.binding(),
+    };
+    let dtype = setting.dtype;
+    if !setting.ran(monarch::backward(
+        client,
+        operands,
+        &dims,
+        dtype.elem(),
+        &setting.strategy,
+    )) {
+        return;
+    }
+    let (g, x) = (&data.grad.values, &data.input.values);
+    let (right, left) = (&data.right.values, &data.left.values);
+    let expected = reference::backward(&dims, tokens, g, x, right, left);
+    let z = data.inner(&dims, dtype);
+    let grad = match order {
+        OutputOrder::Contiguous => data.grad.split(dims.blocks()),
+        OutputOrder::Interleaved => data.grad.split_interleaved(dims.blocks()),
+    };
+    let grad_y = grad.product(&data.left, dtype).permuted();
+    let x = data.input.split(dims.blocks());
+    let what = |name: &str| format!("{name}: {setting:?} {dims:?} tokens {tokens}");
+    let composed = grad.transposed().product(&z, dtype).values;
+    let found = grad_left.read(client);
+    assert_close(
+        &what("grad_left"),
+        &found,
+        &expected.left,
+        &composed,
+        GRADIENT,
+    );
+    let composed = grad_y.transposed().product(&x, dtype).values;
+    let found = grad_right.read(client);
+    assert_close(
+        &what("grad_right"),
+        &found,
+        &expected.right,
+        &composed,
+        GRADIENT,
+    );
+    let composed = grad_y.product(&data.right, dtype).merged().values;
+    let found = grad_input.read(client);
+    assert_close(
+        &what("grad_input"),
+        &found,
+        &expected.input,
+        &composed,
+        GRADIENT,
+    );
+    inner.read(client);
+    grad_inner.read(client);
+}
+
+fn forward_matches_reference_when_sizes_share_no_factor_with_a_tile<R: Runtime>(
+    client: &ComputeClient<R>,
+) {
+    for setting in Setting::all() {
+        for order in ORDERS {
+            for tokens in [0, 1, 17, 67] {
+                check_forward(client, setting, (3, 15, 57, 39), order, tokens, true);
+            }
+            check_forward(client, setting, (1, 7, 11, 5), order, 3, false);
+        }
+        check_forward(
+            client,
+            setting,
+            (2, 134, 74, 262),
+            OutputOrder::Contiguous,
+            257,
+            true,
+        );
+    }
+}
+
+fn forward_matches_reference_when_sizes_fill_tiles<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::all() {
+        for order in ORDERS {
+            check_forward(client, setting, (4, 64, 128, 256), order, 64, true);
+        }
+        check_forward(
+            client,
+            setting,
+            (2, 128, 128, 256),
+            OutputOrder::Contiguous,
+            128,
+            false,
+        );
+        check_forward(
+            client,
+            setting,
+            (16, 32, 64, 128),
+            OutputOrder::Interleaved,
+            16,
+            true,
+        );
+    }
+}
+
+fn forward_matches_reference_for_strided_tensors<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::strided() {
+        for order in ORDERS {
+            check_forward(client, setting, (4, 24, 48, 32), order, 12, true);
+            check_forward(client, setting, (3, 15, 57, 39), order, 67, true);
+        }
+    }
+}
+
+fn backward_matches_reference_when_sizes_share_no_factor_with_a_tile<R: Runtime>(
+    client: &ComputeClient<R>,
+) {
+    for setting in Setting::all() {
+        for order in ORDERS {
+            for tokens in [1, 17, 67] {
+                check_backward(client, setting, (3, 15, 57, 39), order, tokens);
+            }
+            check_backward(client, setting, (1, 7, 11, 5), order, 3);
+        }
+    }
+}
+
+fn backward_matches_reference_when_sizes_fill_tiles<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::all() {
+        for order in ORDERS {
+            check_backward(client, setting, (4, 64, 128, 256), order, 64);
+        }
+        check_backward(
+            client,
+            setting,
+            (2, 128, 256, 256),
+            OutputOrder::Contiguous,
+            128,
+        );
+    }
+}
+
+fn backward_matches_reference_for_strided_tensors<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::strided() {
+        for order in ORDERS {
+            check_backward(client, setting, (4, 24, 48, 32), order, 12);
+            check_backward(client, setting, (3, 15, 57, 39), order, 67);
+        }
+    }
+}
+
+fn no_tokens_give_zero_gradients<R: Runtime>(client: &ComputeClient<R>) {
+    let setting = Setting::plain(Dtype::F32, Strategy::Auto);
+    check_backward(client, setting, (3, 15, 57, 39), OutputOrder::Contiguous, 0);
+}
