@@ -1,0 +1,56 @@
+//! Whether CUDA can be used on this machine, asked without starting a backend.
+
+/// Number of CUDA devices that answer; 0 where the driver or NVRTC is missing, or where the
+/// feature `cuda` is not compiled in.
+///
+/// Burn's CUDA backend loads both libraries on first use and panics where one is missing, so
+/// programs that are to run on any machine ask here first.
+pub fn device_count() -> usize {
+    #[cfg(feature = "cuda")]
+    {
+        // SAFETY: both functions only try to load a shared library of NVIDIA's by name, which the
+        // CUDA backend does as well on its first use.
+        let present = unsafe {
+            cudarc::driver::sys::is_culib_present() && cudarc::nvrtc::sys::is_culib_present()
+        };
+        if present && cudarc::driver::result::init().is_ok() {
+            let count = cudarc::driver::result::device::get_count();
+            return count
+                .ok()
+                .and_then(|count| usize::try_from(count).ok())
+                .unwrap_or(0);
+        }
+    }
+    0
+}
+
+/// Name of CUDA device `index`, such as `NVIDIA H100 80GB HBM3`, where it answers.
+pub fn device_name(index: usize) -> Option<String> {
+    if index >= device_count() {
+        return None;
+    }
+    #[cfg(feature = "cuda")]
+    {
+        let device = cudarc::driver::result::device::get(i32::try_from(index).ok()?).ok()?;
+        cudarc::driver::result::device::get_name(device).ok()
+    }
+    #[cfg(not(feature = "cuda"))]
+    None
+}
+
+/// Keeps compiled kernels on disk from one run to the next; returns whether that took effect.
+///
+/// Compiling a kernel takes up to two seconds, and a model runs dozens. To be called before the
+/// first use of a CUDA device; settings in `cubecl.toml` and the environment stay as they are, and
+/// a configuration that the program has set by itself is left alone.
+pub fn cache_kernels() -> bool {
+    #[cfg(feature = "cuda")]
+    {
+        use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+        let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+        config.compilation.cache = true;
+        CubeClRuntimeConfig::try_set(config)
+    }
+    #[cfg(not(feature = "cuda"))]
+    false
+}

@@ -1,0 +1,32 @@
+//! Block-low-rank linear layers for [Burn](https://burn.dev): low-rank, Monarch and BLAST.
+//!
+//! A dense weight `W [out, in]` of `y = x Wᵀ + bias` is replaced by structured factors:
+//!
+//! | structure | factors (stored layout) | block (j, i) of `W`, `[out/b, in/b]` | weights |
+//! |---|---|---|---|
+//! | low-rank | `u [out, r]`, `v [r, in]` | `U_j V_i` | `r (in + out)` |
+//! | Monarch ([Dao et al. 2022](https://arxiv.org/abs/2204.00595)) | `right [b, r, in/b]`, `left [b, out/b, r]` | `left_j[:, part i] · right_i[part j, :]` | `r (in + out)` |
+//! | BLAST ([Lee et al. 2024](https://arxiv.org/abs/2410.21262)) | `u [b, out/b, r]`, `s [b, b, r]`, `v [b, r, in/b]` | `U_j diag(S_ji) V_i` | `r (in + out + b²)` |
+//!
+//! - [`modules`]: the layers, and [`BlrLinear`], an enum over them and dense.
+//! - [`ops`]: the same products as functions on tensors. Each is one operation of a Burn backend
+//!   with its own backward pass, not a composition that autodiff records step by step.
+//! - [`structure`]: counts of parameters, bytes and FLOPs without making a layer.
+//!
+//! The backends whose operations are compiled in follow this crate's features (`flex`, `cuda`,
+//! `wgpu`, …); enable the same ones here as on `burn`.
+
+pub mod cuda;
+pub mod error;
+pub mod init;
+pub mod modules;
+pub mod ops;
+pub mod structure;
+
+pub use cubecl_kernels::OutputOrder;
+pub use error::BlrError;
+pub use modules::{
+    BlastLinear, BlastLinearConfig, BlrLinear, LowRankLinear, LowRankLinearConfig, MonarchLinear,
+    MonarchLinearConfig,
+};
+pub use structure::{Method, Structure};

@@ -1,0 +1,151 @@
+use burn::config::Config;
+use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
+use burn::tensor::{Device, Tensor};
+
+use super::factor::{bias_param, expect_shape};
+use crate::{BlrError, Structure, init, ops};
+
+/// Configuration of a [`BlastLinear`] layer.
+#[derive(Config, Debug)]
+pub struct BlastLinearConfig {
+    /// Width of the input, a multiple of `blocks`.
+    pub in_features: usize,
+    /// Width of the output, a multiple of `blocks`.
+    pub out_features: usize,
+    /// Blocks per side.
+    pub blocks: usize,
+    /// Inner width.
+    pub rank: usize,
+    /// Whether a bias is added.
+    #[config(default = true)]
+    pub bias: bool,
+}
+
+/// BLAST (block-level adaptive structured) linear layer: `y_j = U_j Σ_i S_ji ∘ (V_i x_i) + bias`
+/// ([Lee et al. 2024](https://arxiv.org/abs/2410.21262), section 2).
+///
+/// Block (j, i) of the weight, `[out/b, in/b]`, is `U_j diag(S_ji) V_i`: all blocks of a row share
+/// `U_j`, all of a column `V_i`. Holds `r (in + out + b²)` weights. Create it with
+/// [`BlastLinearConfig`] or from factors.
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct BlastLinear {
+    /// Factors next to the output, `[b, out/b, r]`; normal with variance `1/(3 r)`.
+    pub u: Param<Tensor<3>>,
+    /// Couplings, `[b (out), b (in), r]`; uniform in `[0, 2]`.
+    pub s: Param<Tensor<3>>,
+    /// Factors next to the input, `[b, r, in/b]`; normal with variance `3/(4 in)`.
+    pub v: Param<Tensor<3>>,
+    /// Added to the output where present, `[out]`; uniform in `±1/√in`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl BlastLinearConfig {
+    /// Makes the layer with the initial distributions given at its fields.
+    ///
+    /// # Errors
+    ///
+    /// [`BlrError`] if a number is zero, the blocks do not divide the features, or the rank is
+    /// above the smaller width.
+    pub fn init(&self, device: &Device) -> Result<BlastLinear, BlrError> {
+        let (inputs, outputs) = (self.in_features, self.out_features);
+        let (blocks, rank) = (self.blocks, self.rank);
+        Structure::Blast { blocks, rank }.validate(inputs, outputs)?;
+        Ok(BlastLinear {
+            u: init::last(rank).init([blocks, outputs / blocks, rank], device),
+            s: init::blast_couplings().init([blocks, blocks, rank], device),
+            v: init::blast_first(inputs).init([blocks, rank, inputs / blocks], device),
+            bias: init::bias(self.bias, inputs, outputs, device),
+        })
+    }
+}
+
+impl BlastLinear {
+    /// Makes the layer from `u [b, out/b, r]`, `s [b, b, r]`, `v [b, r, in/b]` and a bias `[out]`.
+    ///
+    /// # Errors
+    ///
+    /// [`BlrError`] if the shapes do not fit together.
+    pub fn from_factors(
+        u: Tensor<3>,
+        s: Tensor<3>,
+        v: Tensor<3>,
+        bias: Option<Tensor<1>>,
+    ) -> Result<Self, BlrError> {
+        let [blocks, block_out, rank] = u.dims();
+        let [_, _, block_in] = v.dims();
+        expect_shape("s", &s, [blocks, blocks, rank])?;
+        expect_shape("v", &v, [blocks, rank, block_in])?;
+        Structure::Blast { blocks, rank }.validate(blocks * block_in, blocks * block_out)?;
+        let bias = bias_param(bias, blocks * block_out)?;
+        Ok(Self {
+            u: Param::from_tensor(u),
+            s: Param::from_tensor(s),
+            v: Param::from_tensor(v),
+            bias,
+        })
+    }
+
+    /// Applies the layer.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[..., in]`
+    /// - output: `[..., out]`
+    pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        let bias = self.bias.as_ref().map(Param::val);
+        ops::blast_linear(input, self.u.val(), self.s.val(), self.v.val(), bias)
+    }
+
+    /// The dense weight, `[out, in]`.
+    pub fn to_dense(&self) -> Tensor<2> {
+        let [blocks, block_out, rank] = self.u.dims();
+        let [_, _, block_in] = self.v.dims();
+        let v = self.v.val().swap_dims(0, 1); // [r, i, in/b]
+        let rows = (0..blocks)
+            .map(|j| {
+                let s = self.s.val().narrow(0, j, 1).reshape([blocks, rank]);
+                let s = s.swap_dims(0, 1).reshape([rank, blocks, 1]);
+                let coupled = (v.clone() * s).reshape([rank, blocks * block_in]);
+                self.u
+                    .val()
+                    .narrow(0, j, 1)
+                    .reshape([block_out, rank])
+                    .matmul(coupled)
+            })
+            .collect();
+        Tensor::cat(rows, 0)
+    }
+
+    /// The structure, without widths.
+    pub fn structure(&self) -> Structure {
+        let [blocks, _, rank] = self.u.dims();
+        Structure::Blast { blocks, rank }
+    }
+
+    /// Widths of input and output.
+    pub fn features(&self) -> (usize, usize) {
+        let ([blocks, block_out, _], [_, _, block_in]) = (self.u.dims(), self.v.dims());
+        (blocks * block_in, blocks * block_out)
+    }
+}
+
+impl ModuleDisplay for BlastLinear {
+    fn custom_settings(&self) -> Option<DisplaySettings> {
+        DisplaySettings::new()
+            .with_new_line_after_attribute(false)
+            .optional()
+    }
+
+    fn custom_content(&self, content: Content) -> Option<Content> {
+        let (in_features, out_features) = self.features();
+        let structure = self.structure();
+        content
+            .add("in_features", &in_features)
+            .add("out_features", &out_features)
+            .add("blocks", &structure.blocks())
+            .add("rank", &structure.rank().unwrap_or_default())
+            .add("bias", &self.bias.is_some())
+            .optional()
+    }
+}

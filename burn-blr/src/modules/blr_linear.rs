@@ -1,0 +1,170 @@
+use burn::module::{Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
+
+use super::{
+    BlastLinear, BlastLinearConfig, LowRankLinear, LowRankLinearConfig, MonarchLinear,
+    MonarchLinearConfig,
+};
+use crate::{BlrError, OutputOrder, Structure};
+
+/// A linear layer that is dense, low-rank, Monarch or BLAST, so that a model is written once.
+#[derive(Module, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a model holds few layers, and boxes are no modules"
+)]
+pub enum BlrLinear {
+    /// Burn's own layer, whose weight is `[in, out]`.
+    Dense(Linear),
+    /// `y = (x Vᵀ) Uᵀ + bias`.
+    LowRank(LowRankLinear),
+    /// Two block-diagonal factors with a permutation between.
+    Monarch(MonarchLinear),
+    /// Blocks `U_j diag(S_ji) V_i`.
+    Blast(BlastLinear),
+}
+
+impl BlrLinear {
+    /// Makes a layer of the given structure with its initial distributions.
+    ///
+    /// # Errors
+    ///
+    /// [`BlrError`] if the structure does not fit the widths.
+    pub fn init(
+        structure: Structure,
+        in_features: usize,
+        out_features: usize,
+        bias: bool,
+        device: &Device,
+    ) -> Result<Self, BlrError> {
+        Ok(match structure {
+            Structure::Dense => {
+                let config = LinearConfig::new(in_features, out_features).with_bias(bias);
+                BlrLinear::Dense(config.init(device))
+            }
+            Structure::LowRank { rank } => BlrLinear::LowRank(
+                LowRankLinearConfig::new(in_features, out_features, rank)
+                    .with_bias(bias)
+                    .init(device)?,
+            ),
+            Structure::Monarch {
+                blocks,
+                rank,
+                order,
+            } => BlrLinear::Monarch(
+                MonarchLinearConfig::new(in_features, out_features, blocks, rank)
+                    .with_interleaved(order == OutputOrder::Interleaved)
+                    .with_bias(bias)
+                    .init(device)?,
+            ),
+            Structure::Blast { blocks, rank } => BlrLinear::Blast(
+                BlastLinearConfig::new(in_features, out_features, blocks, rank)
+                    .with_bias(bias)
+                    .init(device)?,
+            ),
+        })
+    }
+
+    /// A dense layer from a weight `[in, out]`, as Burn's layer holds it, and a bias `[out]`.
+    pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        BlrLinear::Dense(Linear {
+            weight: Param::from_tensor(weight),
+            bias: bias.map(Param::from_tensor),
+        })
+    }
+
+    /// Applies the layer.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[..., in]`
+    /// - output: `[..., out]`
+    pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        match self {
+            BlrLinear::Dense(layer) => layer.forward(input),
+            BlrLinear::LowRank(layer) => layer.forward(input),
+            BlrLinear::Monarch(layer) => layer.forward(input),
+            BlrLinear::Blast(layer) => layer.forward(input),
+        }
+    }
+
+    /// The dense weight this layer stands for, `[out, in]`.
+    pub fn to_dense(&self) -> Tensor<2> {
+        match self {
+            BlrLinear::Dense(layer) => layer.weight.val().transpose(),
+            BlrLinear::LowRank(layer) => layer.to_dense(),
+            BlrLinear::Monarch(layer) => layer.to_dense(),
+            BlrLinear::Blast(layer) => layer.to_dense(),
+        }
+    }
+
+    /// The structure, without widths.
+    pub fn structure(&self) -> Structure {
+        match self {
+            BlrLinear::Dense(_) => Structure::Dense,
+            BlrLinear::LowRank(layer) => layer.structure(),
+            BlrLinear::Monarch(layer) => layer.structure(),
+            BlrLinear::Blast(layer) => layer.structure(),
+        }
+    }
+
+    /// Widths of input and output.
+    pub fn features(&self) -> (usize, usize) {
+        match self {
+            BlrLinear::Dense(layer) => {
+                let [in_features, out_features] = layer.weight.dims();
+                (in_features, out_features)
+            }
+            BlrLinear::LowRank(layer) => layer.features(),
+            BlrLinear::Monarch(layer) => layer.features(),
+            BlrLinear::Blast(layer) => layer.features(),
+        }
+    }
+
+    /// Whether a bias is added.
+    pub fn has_bias(&self) -> bool {
+        match self {
+            BlrLinear::Dense(layer) => layer.bias.is_some(),
+            BlrLinear::LowRank(layer) => layer.bias.is_some(),
+            BlrLinear::Monarch(layer) => layer.bias.is_some(),
+            BlrLinear::Blast(layer) => layer.bias.is_some(),
+        }
+    }
+
+    /// Number of weights, the bias included.
+    pub fn parameters(&self) -> usize {
+        let (in_features, out_features) = self.features();
+        let bias = if self.has_bias() { out_features } else { 0 };
+        self.structure().parameters(in_features, out_features) + bias
+    }
+
+    /// Bytes of the weights in memory, the bias included.
+    pub fn bytes(&self) -> usize {
+        let dtype = match self {
+            BlrLinear::Dense(layer) => layer.weight.val().dtype(),
+            BlrLinear::LowRank(layer) => layer.u.val().dtype(),
+            BlrLinear::Monarch(layer) => layer.left.val().dtype(),
+            BlrLinear::Blast(layer) => layer.u.val().dtype(),
+        };
+        self.parameters() * dtype.size()
+    }
+
+    /// FLOPs for `tokens` rows of input, a multiply-add counted as two and the bias as one each.
+    pub fn flops(&self, tokens: usize) -> usize {
+        let (in_features, out_features) = self.features();
+        let bias = if self.has_bias() {
+            tokens * out_features
+        } else {
+            0
+        };
+        self.structure().flops(tokens, in_features, out_features) + bias
+    }
+
+    /// Weights of the dense layer over the weights held, both without bias; 1 for dense.
+    pub fn compression_ratio(&self) -> f64 {
+        let (in_features, out_features) = self.features();
+        let held = self.structure().parameters(in_features, out_features);
+        (in_features * out_features) as f64 / held as f64
+    }
+}

@@ -1,0 +1,12 @@
+//! The layers.
+
+mod blast_linear;
+mod blr_linear;
+mod factor;
+mod low_rank_linear;
+mod monarch_linear;
+
+pub use blast_linear::{BlastLinear, BlastLinearConfig};
+pub use blr_linear::BlrLinear;
+pub use low_rank_linear::{LowRankLinear, LowRankLinearConfig};
+pub use monarch_linear::{MonarchLinear, MonarchLinearConfig};

@@ -1,0 +1,143 @@
+//! The extension trait.
+
+#[cfg(feature = "autodiff")]
+use burn::backend::Autodiff;
+#[cfg(feature = "cpu")]
+use burn::backend::Cpu;
+#[cfg(feature = "cuda")]
+use burn::backend::Cuda;
+#[cfg(feature = "flex")]
+use burn::backend::Flex;
+#[cfg(feature = "tch")]
+use burn::backend::LibTorch;
+#[cfg(feature = "metal")]
+use burn::backend::Metal;
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
+#[cfg(feature = "rocm")]
+use burn::backend::Rocm;
+#[cfg(feature = "vulkan")]
+use burn::backend::Vulkan;
+#[cfg(feature = "webgpu")]
+use burn::backend::WebGpu;
+#[cfg(feature = "wgpu")]
+use burn::backend::Wgpu;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, ExtensionType, backend_extension};
+use cubecl_kernels::OutputOrder;
+
+use super::plain;
+
+/// The bias of a linear layer, which it may lack.
+#[derive(Debug, Clone, ExtensionType)]
+pub enum Bias<B: Backend> {
+    /// Added to every row of the output, `[out]`.
+    Added(FloatTensor<B>),
+    /// Nothing is added.
+    Absent,
+}
+
+/// Burn backends with the three block-low-rank products.
+///
+/// Inputs are `[tokens, in]`, outputs `[tokens, out]`; factors have their stored layout (see the
+/// [crate] docs). All operands of a call share one device and one dtype. Sums are in `f32` on the
+/// CubeCL backends and in whatever the backend's own product uses elsewhere.
+#[backend_extension(
+    Cpu: cfg(feature = "cpu"),
+    Cuda: cfg(feature = "cuda"),
+    Rocm: cfg(feature = "rocm"),
+    Metal: cfg(feature = "metal"),
+    Vulkan: cfg(feature = "vulkan"),
+    Wgpu: cfg(feature = "wgpu"),
+    WebGpu: cfg(feature = "webgpu"),
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    LibTorch: cfg(feature = "tch"),
+    Autodiff: cfg(feature = "autodiff")
+)]
+pub trait BlrBackend: Backend {
+    /// `y = (x vᵀ) uᵀ + bias`, with `u [out, r]` and `v [r, in]`.
+    fn low_rank_linear(
+        input: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        #[extension_type] bias: Bias<Self>,
+    ) -> FloatTensor<Self> {
+        plain::low_rank_linear::<Self>(input, u, v, bias)
+    }
+
+    /// Gradients of [`low_rank_linear`](Self::low_rank_linear): of input, `u`, `v`.
+    fn low_rank_linear_backward(
+        grad: FloatTensor<Self>,
+        input: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        plain::low_rank_linear_backward::<Self>(grad, input, u, v)
+    }
+
+    /// `y = L P R x + bias` by rows, with `right [b, r, in/b]` and `left [b, out/b, r]`.
+    fn monarch_linear(
+        input: FloatTensor<Self>,
+        right: FloatTensor<Self>,
+        left: FloatTensor<Self>,
+        #[extension_type] bias: Bias<Self>,
+        order: OutputOrder,
+    ) -> FloatTensor<Self> {
+        plain::monarch_linear::<Self>(input, right, left, bias, order)
+    }
+
+    /// Gradients of [`monarch_linear`](Self::monarch_linear): of input, `right`, `left`.
+    fn monarch_linear_backward(
+        grad: FloatTensor<Self>,
+        input: FloatTensor<Self>,
+        right: FloatTensor<Self>,
+        left: FloatTensor<Self>,
+        order: OutputOrder,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        plain::monarch_linear_backward::<Self>(grad, input, right, left, order)
+    }
+
+    /// `y_j = U_j Σ_i S_ji ∘ (V_i x_i) + bias` by rows, with `u [b, out/b, r]`,
+    /// `s [b (out), b (in), r]` and `v [b, r, in/b]`.
+    fn blast_linear(
+        input: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        s: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        #[extension_type] bias: Bias<Self>,
+    ) -> FloatTensor<Self> {
+        plain::blast_linear::<Self>(input, u, s, v, bias)
+    }
+
+    /// Gradients of [`blast_linear`](Self::blast_linear): of input, `u`, `s`, `v`.
+    fn blast_linear_backward(
+        grad: FloatTensor<Self>,
+        input: FloatTensor<Self>,
+        u: FloatTensor<Self>,
+        s: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+    ) -> (
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+        FloatTensor<Self>,
+    ) {
+        plain::blast_linear_backward::<Self>(grad, input, u, s, v)
+    }
+
+    /// `lhs [b, m, k] · rhs [b, k, n]` with every product in the operands' own precision.
+    ///
+    /// Burn's matrix product may round `f32` operands to tf32 on a GPU; factorisations cannot
+    /// afford that.
+    fn exact_product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(lhs, rhs)
+    }
+}
+
+#[cfg(feature = "flex")]
+impl BlrBackend for Flex {}
+#[cfg(feature = "ndarray")]
+impl BlrBackend for NdArray {}
+#[cfg(feature = "tch")]
+impl BlrBackend for LibTorch {}

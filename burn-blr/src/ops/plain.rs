@@ -1,0 +1,188 @@
+//! The products and their gradients from plain operations of a backend.
+//!
+//! The reference that every other implementation is compared with, and what runs on backends
+//! without kernels. Shapes are those of [`BlrBackend`](super::BlrBackend).
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::Shape;
+use cubecl_kernels::OutputOrder;
+
+use super::Bias;
+
+/// See [`BlrBackend::low_rank_linear`](super::BlrBackend::low_rank_linear).
+pub fn low_rank_linear<B: Backend>(
+    input: FloatTensor<B>,
+    u: FloatTensor<B>,
+    v: FloatTensor<B>,
+    bias: Bias<B>,
+) -> FloatTensor<B> {
+    let y = B::float_matmul(input, B::float_transpose(v)); // [tokens, r]
+    add_bias::<B>(B::float_matmul(y, B::float_transpose(u)), bias)
+}
+
+/// See [`BlrBackend::low_rank_linear_backward`](super::BlrBackend::low_rank_linear_backward).
+pub fn low_rank_linear_backward<B: Backend>(
+    grad: FloatTensor<B>,
+    input: FloatTensor<B>,
+    u: FloatTensor<B>,
+    v: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let y = B::float_matmul(input.clone(), B::float_transpose(v.clone())); // [tokens, r]
+    let grad_u = B::float_matmul(B::float_transpose(grad.clone()), y);
+    let grad_y = B::float_matmul(grad, u); // [tokens, r]
+    let grad_v = B::float_matmul(B::float_transpose(grad_y.clone()), input);
+    (B::float_matmul(grad_y, v), grad_u, grad_v)
+}
+
+/// See [`BlrBackend::monarch_linear`](super::BlrBackend::monarch_linear).
+pub fn monarch_linear<B: Backend>(
+    input: FloatTensor<B>,
+    right: FloatTensor<B>,
+    left: FloatTensor<B>,
+    bias: Bias<B>,
+    order: OutputOrder,
+) -> FloatTensor<B> {
+    let blocks = right.shape()[0];
+    let x = split_features::<B>(input, blocks);
+    let z = swap_parts::<B>(B::float_matmul(x, B::float_transpose(right)));
+    let out = B::float_matmul(z, B::float_transpose(left)); // [b, tokens, out/b]
+    add_bias::<B>(join_ordered::<B>(out, order), bias)
+}
+
+/// See [`BlrBackend::monarch_linear_backward`](super::BlrBackend::monarch_linear_backward).
+pub fn monarch_linear_backward<B: Backend>(
+    grad: FloatTensor<B>,
+    input: FloatTensor<B>,
+    right: FloatTensor<B>,
+    left: FloatTensor<B>,
+    order: OutputOrder,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let blocks = right.shape()[0];
+    let x = split_features::<B>(input, blocks); // [b, tokens, in/b]
+    let grad = split_ordered::<B>(grad, blocks, order); // [b, tokens, out/b]
+    let z = swap_parts::<B>(B::float_matmul(
+        x.clone(),
+        B::float_transpose(right.clone()),
+    ));
+    let grad_left = B::float_matmul(B::float_transpose(grad.clone()), z);
+    // The swap of parts is its own inverse.
+    let grad_y = swap_parts::<B>(B::float_matmul(grad, left)); // [b, tokens, r]
+    let grad_right = B::float_matmul(B::float_transpose(grad_y.clone()), x);
+    let grad_input = join_features::<B>(B::float_matmul(grad_y, right));
+    (grad_input, grad_right, grad_left)
+}
+
+/// See [`BlrBackend::blast_linear`](super::BlrBackend::blast_linear).
+pub fn blast_linear<B: Backend>(
+    input: FloatTensor<B>,
+    u: FloatTensor<B>,
+    s: FloatTensor<B>,
+    v: FloatTensor<B>,
+    bias: Bias<B>,
+) -> FloatTensor<B> {
+    let x = split_features::<B>(input, u.shape()[0]);
+    let y = B::float_matmul(x, B::float_transpose(v)); // [b (in), tokens, r]
+    let z = reverse_axes::<B>(B::float_matmul(reverse_axes::<B>(y), reverse_axes::<B>(s)));
+    let out = B::float_matmul(z, B::float_transpose(u)); // [b (out), tokens, out/b]
+    add_bias::<B>(join_features::<B>(out), bias)
+}
+
+/// See [`BlrBackend::blast_linear_backward`](super::BlrBackend::blast_linear_backward).
+pub fn blast_linear_backward<B: Backend>(
+    grad: FloatTensor<B>,
+    input: FloatTensor<B>,
+    u: FloatTensor<B>,
+    s: FloatTensor<B>,
+    v: FloatTensor<B>,
+) -> (
+    FloatTensor<B>,
+    FloatTensor<B>,
+    FloatTensor<B>,
+    FloatTensor<B>,
+) {
+    let blocks = u.shape()[0];
+    let x = split_features::<B>(input, blocks); // [b (in), tokens, in/b]
+    let grad = split_features::<B>(grad, blocks); // [b (out), tokens, out/b]
+    let y = B::float_matmul(x.clone(), B::float_transpose(v.clone())); // [b (in), tokens, r]
+    let y = reverse_axes::<B>(y); // [r, tokens, b (in)]
+    let s = reverse_axes::<B>(s); // [r, b (in), b (out)]
+    let z = reverse_axes::<B>(B::float_matmul(y.clone(), s.clone())); // [b (out), tokens, r]
+    let grad_u = B::float_matmul(B::float_transpose(grad.clone()), z);
+    let grad_z = reverse_axes::<B>(B::float_matmul(grad, u)); // [r, tokens, b (out)]
+    let grad_s = B::float_matmul(B::float_transpose(y), grad_z.clone()); // [r, b (in), b (out)]
+    let grad_y = B::float_matmul(grad_z, B::float_transpose(s)); // [r, tokens, b (in)]
+    let grad_y = reverse_axes::<B>(grad_y); // [b (in), tokens, r]
+    let grad_v = B::float_matmul(B::float_transpose(grad_y.clone()), x);
+    let grad_input = join_features::<B>(B::float_matmul(grad_y, v));
+    (grad_input, grad_u, reverse_axes::<B>(grad_s), grad_v)
+}
+
+/// `[tokens, features]` to `[b, tokens, features/b]`.
+fn split_features<B: Backend>(tensor: FloatTensor<B>, blocks: usize) -> FloatTensor<B> {
+    let shape = tensor.shape();
+    let (tokens, features) = (shape[0], shape[1]);
+    let tensor = B::float_reshape(tensor, Shape::new([tokens, blocks, features / blocks]));
+    B::float_permute(tensor, &[1, 0, 2])
+}
+
+/// `[b, tokens, features/b]` to `[tokens, features]`.
+fn join_features<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+    join_ordered::<B>(tensor, OutputOrder::Contiguous)
+}
+
+/// `[b, tokens, features/b]` to `[tokens, features]`, the features of a block together or dealt
+/// out one block after the other.
+fn join_ordered<B: Backend>(tensor: FloatTensor<B>, order: OutputOrder) -> FloatTensor<B> {
+    let shape = tensor.shape();
+    let (blocks, tokens, width) = (shape[0], shape[1], shape[2]);
+    let axes = match order {
+        OutputOrder::Contiguous => [1, 0, 2],
+        OutputOrder::Interleaved => [1, 2, 0],
+    };
+    B::float_reshape(
+        B::float_permute(tensor, &axes),
+        Shape::new([tokens, blocks * width]),
+    )
+}
+
+/// The inverse of [`join_ordered`].
+fn split_ordered<B: Backend>(
+    tensor: FloatTensor<B>,
+    blocks: usize,
+    order: OutputOrder,
+) -> FloatTensor<B> {
+    match order {
+        OutputOrder::Contiguous => split_features::<B>(tensor, blocks),
+        OutputOrder::Interleaved => {
+            let shape = tensor.shape();
+            let (tokens, features) = (shape[0], shape[1]);
+            let shape = Shape::new([tokens, features / blocks, blocks]);
+            B::float_permute(B::float_reshape(tensor, shape), &[2, 0, 1])
+        }
+    }
+}
+
+/// Part j of block i becomes part i of block j, in `[b, tokens, r]` cut in b parts along r.
+fn swap_parts<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = tensor.shape();
+    let (blocks, tokens, rank) = (shape[0], shape[1], shape[2]);
+    let parts = Shape::new([blocks, tokens, blocks, rank / blocks]);
+    let swapped = B::float_permute(B::float_reshape(tensor, parts), &[2, 1, 0, 3]);
+    B::float_reshape(swapped, shape)
+}
+
+/// `[a, b, c]` to `[c, b, a]`, which makes the mix of BLAST one batched product over r.
+fn reverse_axes<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_permute(tensor, &[2, 1, 0])
+}
+
+fn add_bias<B: Backend>(output: FloatTensor<B>, bias: Bias<B>) -> FloatTensor<B> {
+    match bias {
+        Bias::Absent => output,
+        Bias::Added(bias) => {
+            let features = bias.shape()[0];
+            B::float_add(output, B::float_reshape(bias, Shape::new([1, features])))
+        }
+    }
+}

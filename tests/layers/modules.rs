@@ -1,0 +1,101 @@
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use burn_blr::{
+    BlastLinear, BlrError, BlrLinear, LowRankLinear, MonarchLinear, OutputOrder, Structure,
+};
+
+use crate::case::{relative_error, structures, values};
+use crate::devices::devices;
+
+#[test]
+fn the_dense_form_gives_the_same_output() {
+    for device in devices() {
+        for (structure, in_features, out_features) in structures() {
+            let layer =
+                BlrLinear::init(structure, in_features, out_features, false, &device).unwrap();
+            let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
+            let input = Tensor::<2>::random([29, in_features], normal, &device);
+            let dense = layer.to_dense();
+            assert_eq!(dense.dims(), [out_features, in_features]);
+            let cpu = Device::flex();
+            let expected = input
+                .clone()
+                .to_device(&cpu)
+                .matmul(dense.to_device(&cpu).transpose());
+            let (found, _) = values(layer.forward(input));
+            // `to_dense` uses the backend's own product, which may round to tf32.
+            let error = relative_error(&found, &values(expected).0);
+            assert!(error < 2e-3, "{structure} on {device:?}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn counts_are_those_of_the_module() {
+    let device = Device::flex();
+    for (structure, in_features, out_features) in structures() {
+        for bias in [false, true] {
+            let layer =
+                BlrLinear::init(structure, in_features, out_features, bias, &device).unwrap();
+            assert_eq!(layer.num_params(), layer.parameters(), "{structure}");
+            assert_eq!(layer.bytes(), 4 * layer.parameters());
+            assert_eq!(layer.structure(), structure);
+            assert_eq!(layer.features(), (in_features, out_features));
+            let per_token = layer.flops(1);
+            assert_eq!(layer.flops(17), 17 * per_token);
+        }
+    }
+    let dense = BlrLinear::init(Structure::Dense, 8, 6, true, &device).unwrap();
+    assert_eq!((dense.parameters(), dense.flops(2)), (54, 2 * (2 * 48 + 6)));
+    assert_eq!(dense.compression_ratio(), 1.0);
+}
+
+#[test]
+fn factors_that_do_not_fit_are_refused_by_name() {
+    let device = Device::flex();
+    let zeros2 = |shape: [usize; 2]| Tensor::<2>::zeros(shape, &device);
+    let zeros3 = |shape: [usize; 3]| Tensor::<3>::zeros(shape, &device);
+    let refused = |error: Result<(), BlrError>, factor: &str| match error {
+        Err(BlrError::FactorShape { factor: found, .. }) => assert_eq!(found, factor),
+        other => panic!("{other:?}"),
+    };
+    refused(
+        LowRankLinear::from_factors(zeros2([6, 3]), zeros2([2, 8]), None).map(drop),
+        "v",
+    );
+    let contiguous = OutputOrder::Contiguous;
+    refused(
+        MonarchLinear::from_factors(zeros3([2, 4, 5]), zeros3([2, 5, 3]), contiguous, None)
+            .map(drop),
+        "left",
+    );
+    let blast = |s, v| BlastLinear::from_factors(zeros3([2, 4, 3]), zeros3(s), zeros3(v), None);
+    refused(blast([2, 3, 3], [2, 3, 5]).map(drop), "s");
+    refused(blast([2, 2, 3], [2, 4, 5]).map(drop), "v");
+    let bias = Some(Tensor::<1>::zeros([7], &device));
+    refused(
+        LowRankLinear::from_factors(zeros2([6, 3]), zeros2([3, 8]), bias).map(drop),
+        "bias",
+    );
+    // Part widths of a Monarch factor: 4 blocks do not divide a rank of 6.
+    let monarch =
+        MonarchLinear::from_factors(zeros3([4, 6, 5]), zeros3([4, 5, 6]), contiguous, None);
+    assert!(matches!(monarch, Err(BlrError::Kernel(_))));
+}
+
+#[test]
+fn a_layer_prints_its_sizes() {
+    let device = Device::flex();
+    let layer =
+        BlrLinear::init(Structure::Blast { blocks: 2, rank: 3 }, 8, 6, true, &device).unwrap();
+    let text = format!("{layer}");
+    for part in [
+        "in_features: 8",
+        "out_features: 6",
+        "blocks: 2",
+        "rank: 3",
+        "bias: true",
+    ] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+}
