@@ -1,0 +1,14 @@
+//! A checkpoint directory in Hugging Face style, opened without reading its weights.
+
+mod blr_section;
+mod config_keys;
+mod directory;
+mod family;
+pub(crate) mod output_order;
+mod weight_file;
+
+pub use blr_section::{BLR_VERSION, BlrLayer, BlrSection};
+pub(crate) use config_keys::ConfigKeys;
+pub use directory::{Checkpoint, Entry};
+pub use family::Family;
+pub use weight_file::WeightFile;

@@ -1,0 +1,47 @@
+//! Model families in Burn whose linear layers can be block-low-rank.
+//!
+//! A model is a directory in Hugging Face style ([`Checkpoint`]). Its `model_type` picks the
+//! [`Family`]; GPT-2 is [`Gpt2`]. Every linear layer of a model is a [`burn_blr::BlrLinear`], so
+//! the same code runs a dense checkpoint and one whose layers were replaced; a [`Plan`] says which
+//! layers become what. Language models are used through [`LanguageModel`]: [`generate`] continues
+//! a prompt, [`text_loss`] measures a text.
+//!
+//! ```no_run
+//! use burn::tensor::{Device, FloatDType};
+//! use models::{Checkpoint, GenerateOptions, Gpt2, TextTokenizer, generate};
+//!
+//! # fn main() -> Result<(), models::ModelError> {
+//! let checkpoint = Checkpoint::open("gpt2")?;
+//! let model = Gpt2::load(&checkpoint, &Device::default(), FloatDType::F32)?;
+//! let tokenizer = TextTokenizer::open("gpt2")?;
+//! let prompt = tokenizer.encode("A Monarch matrix is")?;
+//! let done = generate(&model, &prompt, &GenerateOptions::default(), |_| true)?;
+//! let text = tokenizer.decode(&done.tokens)?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod checkpoint;
+mod common;
+mod error;
+mod generate;
+mod gpt2;
+mod language_model;
+mod layer;
+mod loader;
+mod plan;
+mod sampling;
+mod text_loss;
+mod tokenizer;
+
+pub use checkpoint::{BLR_VERSION, BlrLayer, BlrSection, Checkpoint, Entry, Family, WeightFile};
+pub use common::{Activation, CausalAttention, KvCache, Mlp};
+pub use error::ModelError;
+pub use generate::{GenerateOptions, Generation, StopReason, generate};
+pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
+pub use language_model::LanguageModel;
+pub use layer::{LinearLayer, WeightLayout, check_structure, linear_layers};
+pub use plan::{PRESETS, Plan, Rule, default_blocks};
+pub use sampling::Sampler;
+pub use text_loss::{TextLoss, text_loss};
+pub use tokenizer::{TextStream, TextTokenizer};

@@ -1,0 +1,104 @@
+//! A plan, and what it makes of the layers of a model.
+
+use burn_blr::Structure;
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+
+use super::Rule;
+use super::file::one_line;
+use crate::{LinearLayer, ModelError};
+
+/// Which layers of a model become what.
+///
+/// A layer takes the first rule whose pattern it matches, so a rule for a few layers goes before
+/// one for the rest; layers that match none stay as they are. As TOML, each rule is a `[[rules]]`
+/// table with the fields of [`Rule`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The rules, first one first.
+    pub rules: Vec<Rule>,
+}
+
+impl Plan {
+    /// A plan of one rule.
+    pub fn single(rule: Rule) -> Self {
+        Self { rules: vec![rule] }
+    }
+
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::EmptyPlan`], [`ModelError::InvalidPattern`] and [`ModelError::InvalidRule`].
+    pub fn validate(&self) -> Result<(), ModelError> {
+        if self.rules.is_empty() {
+            return Err(ModelError::EmptyPlan);
+        }
+        for rule in &self.rules {
+            pattern(rule)?;
+            rule.validate()?;
+        }
+        Ok(())
+    }
+
+    /// The layers that the plan replaces and their structures, in the order of `layers`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Plan::validate`]; [`ModelError::PatternMatchesNothing`] if a pattern matches none
+    /// of `layers`; [`ModelError::AlreadyReplaced`] if it matches one that is not dense;
+    /// [`ModelError::Structure`] and [`ModelError::KeepTooSmall`] if the numbers of a rule do not
+    /// suit a layer.
+    pub fn resolve(
+        &self,
+        layers: &[LinearLayer],
+    ) -> Result<Vec<(LinearLayer, Structure)>, ModelError> {
+        self.validate()?;
+        let rules = self
+            .rules
+            .iter()
+            .map(|rule| Ok((rule, pattern(rule)?)))
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        for (rule, pattern) in &rules {
+            if !layers.iter().any(|layer| pattern.is_match(&layer.name)) {
+                return Err(ModelError::PatternMatchesNothing {
+                    layers: rule.layers.clone(),
+                    available: layers.len(),
+                    example: layers
+                        .first()
+                        .map(|layer| layer.name.clone())
+                        .unwrap_or_default(),
+                });
+            }
+        }
+        let mut resolved = Vec::new();
+        for layer in layers {
+            let first = rules
+                .iter()
+                .find(|(_, pattern)| pattern.is_match(&layer.name));
+            let Some((rule, _)) = first else {
+                continue;
+            };
+            if let Some(method) = layer.structure.method() {
+                return Err(ModelError::AlreadyReplaced {
+                    layers: rule.layers.clone(),
+                    layer: layer.name.clone(),
+                    method,
+                });
+            }
+            resolved.push((layer.clone(), rule.structure(layer)?));
+        }
+        Ok(resolved)
+    }
+}
+
+fn pattern(rule: &Rule) -> Result<Regex, ModelError> {
+    Regex::new(&rule.layers).map_err(|error| ModelError::InvalidPattern {
+        layers: rule.layers.clone(),
+        // The last line is the reason; those before draw the pattern with a caret below it.
+        reason: one_line(error.to_string().lines().last().unwrap_or_default())
+            .trim_start_matches("error: ")
+            .to_string(),
+    })
+}

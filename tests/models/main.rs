@@ -1,0 +1,21 @@
+//! Tests of the crate `models`: checkpoints, plans, GPT-2, generation and evaluation.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot set itself up should fail where it stands"
+)]
+
+mod activation;
+mod blr_checkpoint;
+mod checkpoint;
+mod demo_checkpoint;
+mod generation;
+mod gpt2;
+mod gpt2_config;
+mod plan;
+mod shards;
+mod text_loss;
+mod tiny_gpt2;
+mod tokenizer;
+mod transformers_parity;
