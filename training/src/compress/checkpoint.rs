@@ -1,0 +1,270 @@
+//! A dense checkpoint to a compressed one.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::tensor::{Device, Tensor};
+use burn_blr::{BlrLinear, Structure};
+use models::{Checkpoint, LinearLayer, ModelError, Plan, WeightLayout, linear_layers};
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+
+use super::factorize::{factorize, relative_error};
+use super::host::tensor;
+use super::parts::{Part, RunFolder, Settings};
+use super::{BlastOptions, write};
+use crate::TrainingError;
+
+/// What to compress, and how.
+#[derive(Debug)]
+pub struct CompressRequest<'a> {
+    /// The dense checkpoint.
+    pub source: &'a Checkpoint,
+    /// The directory to make; it must not exist.
+    pub out: &'a Path,
+    /// Which layers become what.
+    pub plan: &'a Plan,
+    /// When BLAST factorisations stop.
+    pub blast: BlastOptions,
+    /// Where the products run.
+    pub device: &'a Device,
+    /// Goes on with the unfinished run for the same output directory, if there is one.
+    pub resume: bool,
+}
+
+/// What became of one layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Name of the layer in the checkpoint.
+    pub layer: String,
+    /// Width of the input.
+    pub in_features: usize,
+    /// Width of the output.
+    pub out_features: usize,
+    /// The structure, in words.
+    pub structure: String,
+    /// Weights of the dense layer, without bias.
+    pub dense_parameters: usize,
+    /// Weights now, without bias.
+    pub parameters: usize,
+    /// `‖W − Ŵ‖ / ‖W‖` in the Frobenius norm, of the factors as they are stored.
+    pub relative_error: f64,
+    /// Sweeps of the alternating factorisation; 0 for the methods that need none.
+    pub sweeps: usize,
+    /// Wall time of the factorisation.
+    pub seconds: f64,
+}
+
+/// Progress of [`compress`].
+#[derive(Debug)]
+pub enum CompressEvent<'a> {
+    /// A layer is begun.
+    Layer {
+        /// Its place in the order of work, from 0.
+        index: usize,
+        /// Number of layers to do.
+        count: usize,
+        /// Its name.
+        name: &'a str,
+        /// What it becomes.
+        structure: Structure,
+    },
+    /// A sweep of the alternating factorisation is done; the start is sweep 0.
+    Sweep {
+        /// Its number.
+        sweep: usize,
+        /// Relative error after it.
+        relative_error: f64,
+    },
+    /// A layer is done, now or by the run that this one resumes.
+    Done {
+        /// What became of it.
+        report: &'a LayerReport,
+        /// Whether an earlier run did it.
+        resumed: bool,
+    },
+    /// All layers are done and the checkpoint is being written.
+    Writing,
+}
+
+/// Compresses a checkpoint into `request.out` and reports on every layer.
+///
+/// Every finished layer is kept in the folder `OUT.partial`, which becomes `OUT` at the end, so a
+/// run that is killed loses the layer in work and nothing else. Host memory is bounded by the
+/// largest layer: other tensors are copied from the mapped files of the source.
+///
+/// # Errors
+///
+/// [`TrainingError`]; a plan that does not fit, a weight that is not finite or an output that
+/// exists is found before anything is written.
+pub fn compress(
+    request: &CompressRequest<'_>,
+    on_event: &mut dyn FnMut(CompressEvent<'_>),
+) -> Result<Vec<LayerReport>, TrainingError> {
+    let source = request.source;
+    if request.out.exists() {
+        return Err(TrainingError::OutputExists {
+            path: request.out.to_path_buf(),
+        });
+    }
+    let layers = linear_layers(source)?;
+    let chosen = request.plan.resolve(&layers)?;
+    check(source, &layers)?;
+    let settings = Settings::new(source, &chosen, &request.blast, request.device);
+    let folder = RunFolder::open(request.out, settings, request.resume)?;
+
+    let mut reports = Vec::with_capacity(chosen.len());
+    for (index, (layer, structure)) in chosen.iter().enumerate() {
+        let (name, structure) = (layer.name.as_str(), *structure);
+        on_event(CompressEvent::Layer {
+            index,
+            count: chosen.len(),
+            name,
+            structure,
+        });
+        let (report, resumed) = match folder.finished(index, layer)? {
+            Some(report) => (report, true),
+            None => {
+                let part = compress_layer(request, layer, structure, on_event)?;
+                folder.keep(index, &part)?;
+                (part.report, false)
+            }
+        };
+        on_event(CompressEvent::Done {
+            report: &report,
+            resumed,
+        });
+        reports.push(report);
+    }
+    on_event(CompressEvent::Writing);
+    write::checkpoint(source, &chosen, &reports, &folder)?;
+    folder.finish(request.out)?;
+    Ok(reports)
+}
+
+/// Checks the layers of the model for missing and misshapen tensors, and every tensor of floating
+/// point for NaN and infinity, before the first byte is written.
+fn check(source: &Checkpoint, layers: &[LinearLayer]) -> Result<(), TrainingError> {
+    for layer in layers {
+        for (tensor, expected) in layer.weight_tensors(&layer.structure) {
+            let path = source.dir().to_path_buf();
+            let Some(entry) = source.entry(&tensor) else {
+                return Err(ModelError::MissingTensor {
+                    path,
+                    tensor,
+                    expected,
+                }
+                .into());
+            };
+            if entry.shape != expected {
+                let (path, found) = (entry.path.to_path_buf(), entry.shape.to_vec());
+                return Err(ModelError::TensorShape {
+                    path,
+                    tensor,
+                    found,
+                    expected,
+                }
+                .into());
+            }
+        }
+    }
+    for entry in source.names().filter_map(|name| source.entry(name)) {
+        if matches!(entry.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            entry.floats()?;
+        }
+    }
+    Ok(())
+}
+
+fn compress_layer(
+    request: &CompressRequest<'_>,
+    layer: &LinearLayer,
+    structure: Structure,
+    on_event: &mut dyn FnMut(CompressEvent<'_>),
+) -> Result<Part, TrainingError> {
+    let name = layer.weight_name();
+    let entry = request
+        .source
+        .entry(&name)
+        .ok_or_else(|| ModelError::UnknownTensor {
+            path: request.source.dir().to_path_buf(),
+            tensor: name.clone(),
+        })?;
+    let started = Instant::now();
+    let weight: Tensor<2> = tensor(entry.floats()?, layer.weight_shape(), request.device);
+    let weight = match layer.layout {
+        WeightLayout::InOut => weight.transpose(),
+        WeightLayout::OutIn => weight,
+    };
+    let found = factorize(
+        weight.clone(),
+        structure,
+        &request.blast,
+        &mut |sweep, relative_error| {
+            on_event(CompressEvent::Sweep {
+                sweep,
+                relative_error,
+            })
+        },
+    )?;
+    let factors = write::Factors::encode(layer, &found.layer, entry.dtype)?;
+    // What is stored may be rounded; the error stated is that of the stored factors.
+    let relative_error = match entry.dtype {
+        Dtype::F32 => found.relative_error,
+        _ => relative_error(&weight, &factors.decode(request.device)?)?,
+    };
+    Ok(Part {
+        report: LayerReport {
+            layer: layer.name.clone(),
+            in_features: layer.in_features,
+            out_features: layer.out_features,
+            structure: structure.to_string(),
+            dense_parameters: layer.dense_parameters(),
+            parameters: structure.parameters(layer.in_features, layer.out_features),
+            relative_error,
+            sweeps: found.history.len() - 1,
+            seconds: started.elapsed().as_secs_f64(),
+        },
+        factors,
+    })
+}
+
+/// The folder in which a run for `out` keeps its work: `OUT.partial` beside it.
+pub(super) fn partial_path(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_os_string();
+    name.push(".partial");
+    out.with_file_name(name)
+}
+
+/// Turns a layer's factors into named tensors: `(suffix, shape, entries)`.
+pub(super) fn named_factors(
+    layer: &BlrLinear,
+) -> Result<Vec<(&'static str, Vec<usize>, Vec<f32>)>, TrainingError> {
+    fn one<const D: usize>(
+        name: &'static str,
+        factor: Tensor<D>,
+    ) -> Result<(&'static str, Vec<usize>, Vec<f32>), TrainingError> {
+        let shape = factor.dims().to_vec();
+        Ok((name, shape, super::host::entries(factor)?))
+    }
+    Ok(match layer {
+        BlrLinear::Dense(_) => vec![],
+        BlrLinear::LowRank(layer) => {
+            vec![
+                one("low_rank.u", layer.u.val())?,
+                one("low_rank.v", layer.v.val())?,
+            ]
+        }
+        BlrLinear::Monarch(layer) => {
+            vec![
+                one("monarch.right", layer.right.val())?,
+                one("monarch.left", layer.left.val())?,
+            ]
+        }
+        BlrLinear::Blast(layer) => vec![
+            one("blast.u", layer.u.val())?,
+            one("blast.s", layer.s.val())?,
+            one("blast.v", layer.v.val())?,
+        ],
+    })
+}

@@ -1,0 +1,329 @@
+//! The compressed checkpoint on disk.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Device;
+use burn_blr::{BlastLinear, BlrLinear, LowRankLinear, MonarchLinear, Structure};
+use half::{bf16, f16};
+use models::{BlrLayer, BlrSection, Checkpoint, LinearLayer};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, View};
+use serde_json::{Value, json};
+
+use super::checkpoint::{LayerReport, named_factors};
+use super::host::tensor;
+use super::parts::{MappedPart, RunFolder, io, replace};
+use crate::TrainingError;
+
+/// The factors of one layer in the number format of the checkpoint.
+pub(super) struct Factors {
+    structure: Structure,
+    dtype: Dtype,
+    tensors: Vec<Stored>,
+}
+
+struct Stored {
+    name: String,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Factors {
+    /// Rounds the factors of `factors` to `dtype`.
+    ///
+    /// Fails if an entry is finite in `f32` and not in `dtype`.
+    pub fn encode(
+        layer: &LinearLayer,
+        factors: &BlrLinear,
+        dtype: Dtype,
+    ) -> Result<Self, TrainingError> {
+        let mut tensors = Vec::new();
+        for (suffix, shape, entries) in named_factors(factors)? {
+            let bytes: Vec<u8> = match dtype {
+                Dtype::F16 => entries
+                    .iter()
+                    .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                    .collect(),
+                Dtype::BF16 => entries
+                    .iter()
+                    .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                    .collect(),
+                _ => entries.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            };
+            if !decode(&bytes, dtype).iter().all(|entry| entry.is_finite()) {
+                return Err(TrainingError::Overflow {
+                    layer: layer.name.clone(),
+                    dtype: format!("{dtype:?}"),
+                });
+            }
+            tensors.push(Stored {
+                name: format!("{}.{suffix}", layer.name),
+                shape,
+                bytes,
+            });
+        }
+        Ok(Factors {
+            structure: factors.structure(),
+            dtype,
+            tensors,
+        })
+    }
+
+    /// The layer that somebody gets who reads the stored factors, in `f32`.
+    pub fn decode(&self, device: &Device) -> Result<BlrLinear, TrainingError> {
+        fn factor<const D: usize>(
+            stored: &Stored,
+            dtype: Dtype,
+            device: &Device,
+        ) -> burn::tensor::Tensor<D> {
+            let mut shape = [1; D];
+            for (size, found) in shape.iter_mut().zip(&stored.shape) {
+                *size = *found;
+            }
+            tensor(decode(&stored.bytes, dtype), shape, device)
+        }
+        let dtype = self.dtype;
+        Ok(match (self.structure, self.tensors.as_slice()) {
+            (Structure::LowRank { .. }, [u, v]) => BlrLinear::LowRank(LowRankLinear::from_factors(
+                factor(u, dtype, device),
+                factor(v, dtype, device),
+                None,
+            )?),
+            (Structure::Monarch { order, .. }, [right, left]) => {
+                BlrLinear::Monarch(MonarchLinear::from_factors(
+                    factor(right, dtype, device),
+                    factor(left, dtype, device),
+                    order,
+                    None,
+                )?)
+            }
+            (Structure::Blast { .. }, [u, s, v]) => BlrLinear::Blast(BlastLinear::from_factors(
+                factor(u, dtype, device),
+                factor(s, dtype, device),
+                factor(v, dtype, device),
+                None,
+            )?),
+            (structure, tensors) => unreachable!("{structure} with {} factors", tensors.len()),
+        })
+    }
+
+    /// The tensors as safetensors writes them.
+    pub fn views(&self) -> Vec<(String, Bytes<'_>)> {
+        self.tensors
+            .iter()
+            .map(|stored| {
+                let bytes = Bytes {
+                    dtype: self.dtype,
+                    shape: &stored.shape,
+                    bytes: &stored.bytes,
+                };
+                (stored.name.clone(), bytes)
+            })
+            .collect()
+    }
+}
+
+fn decode(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    match dtype {
+        Dtype::F16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| f16::from_le_bytes(*bytes).to_f32())
+            .collect(),
+        Dtype::BF16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| bf16::from_le_bytes(*bytes).to_f32())
+            .collect(),
+        _ => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect(),
+    }
+}
+
+/// A tensor that lies somewhere else: in a mapped file or a buffer.
+pub(super) struct Bytes<'a> {
+    dtype: Dtype,
+    shape: &'a [usize],
+    bytes: &'a [u8],
+}
+
+impl View for Bytes<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// One tensor of an output file.
+enum Output<'a> {
+    Kept(Bytes<'a>),
+    Factor(TensorView<'a>),
+}
+
+impl View for Output<'_> {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Output::Kept(bytes) => bytes.dtype,
+            Output::Factor(view) => view.dtype(),
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Output::Kept(bytes) => bytes.shape,
+            Output::Factor(view) => view.shape(),
+        }
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self {
+            Output::Kept(bytes) => Cow::Borrowed(bytes.bytes),
+            Output::Factor(view) => Cow::Borrowed(view.data()),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        match self {
+            Output::Kept(bytes) => bytes.bytes.len(),
+            Output::Factor(view) => view.data_len(),
+        }
+    }
+}
+
+/// Puts the finished checkpoint together in the run's folder.
+///
+/// Every weight file keeps its name and the tensors it had, except that the factors of a layer
+/// stand where its dense weight stood.
+pub(super) fn checkpoint(
+    source: &Checkpoint,
+    chosen: &[(LinearLayer, Structure)],
+    reports: &[LayerReport],
+    folder: &RunFolder,
+) -> Result<(), TrainingError> {
+    let replaced: HashMap<String, usize> = chosen
+        .iter()
+        .enumerate()
+        .map(|(index, (layer, _))| (layer.weight_name(), index))
+        .collect();
+    let parts: Vec<MappedPart> = (0..chosen.len())
+        .map(|index| folder.part(index))
+        .collect::<Result<_, _>>()?;
+    let mut weight_map = BTreeMap::new();
+    let mut total_size = 0;
+    for file in source.files() {
+        let file_name = file.path().file_name().unwrap_or_default();
+        let mut tensors: BTreeMap<String, Output<'_>> = BTreeMap::new();
+        let names = source.names().filter_map(|name| source.entry(name));
+        for entry in names.filter(|entry| entry.path == file.path()) {
+            match replaced.get(entry.name) {
+                Some(&index) => {
+                    for (name, view) in parts[index].tensors()?.tensors() {
+                        tensors.insert(name, Output::Factor(view));
+                    }
+                }
+                None => {
+                    let kept = Bytes {
+                        dtype: entry.dtype,
+                        shape: entry.shape,
+                        bytes: entry.bytes,
+                    };
+                    tensors.insert(entry.name.to_string(), Output::Kept(kept));
+                }
+            }
+        }
+        for (name, output) in &tensors {
+            total_size += output.data_len();
+            weight_map.insert(name.clone(), file_name.to_string_lossy().into_owned());
+        }
+        // One key only: the order of several would differ from run to run.
+        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+        replace(&folder.path().join(file_name), |path| {
+            safetensors::serialize_to_file(tensors, Some(metadata), path)
+                .map_err(|error| io(path)(std::io::Error::other(error)))
+        })?;
+    }
+    if source.files().len() > 1 {
+        let index = json!({"metadata": {"total_size": total_size}, "weight_map": weight_map});
+        write_json(&folder.path().join("model.safetensors.index.json"), &index)?;
+    }
+    write_json(
+        &folder.path().join("config.json"),
+        &config(source, chosen, reports)?,
+    )?;
+    copy_other_files(source, folder.path())
+}
+
+/// The source's configuration with the `blr` section brought up to date.
+fn config(
+    source: &Checkpoint,
+    chosen: &[(LinearLayer, Structure)],
+    reports: &[LayerReport],
+) -> Result<Value, TrainingError> {
+    let mut section: BlrSection = source.blr().clone();
+    for ((layer, structure), report) in chosen.iter().zip(reports) {
+        if let Some(entry) = BlrLayer::new(structure, Some(report.relative_error)) {
+            section.layers.insert(layer.name.clone(), entry);
+        }
+    }
+    let mut config = source.config_json().clone();
+    config["blr"] = serde_json::to_value(section)
+        .map_err(|error| io(&source.config_path())(std::io::Error::other(error)))?;
+    Ok(config)
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), TrainingError> {
+    replace(path, |path| {
+        fs::write(path, format!("{value:#}\n")).map_err(io(path))
+    })
+}
+
+/// Copies what lies beside the weights: tokenizer, generation settings, licence and the like.
+fn copy_other_files(source: &Checkpoint, target: &Path) -> Result<(), TrainingError> {
+    /// Weights in other formats, all of them of the dense model.
+    const WEIGHTS: [&str; 9] = [
+        "safetensors",
+        "bin",
+        "pt",
+        "pth",
+        "ckpt",
+        "h5",
+        "msgpack",
+        "onnx",
+        "gguf",
+    ];
+    const WRITTEN: [&str; 2] = ["config.json", "model.safetensors.index.json"];
+    for entry in fs::read_dir(source.dir()).map_err(io(source.dir()))? {
+        let path = entry.map_err(io(source.dir()))?.path();
+        let name = path.file_name().unwrap_or_default();
+        let extension = path.extension().unwrap_or_default();
+        let skipped = !path.is_file()
+            || WEIGHTS.iter().any(|&weights| extension == weights)
+            || WRITTEN.iter().any(|&written| name == written);
+        if !skipped {
+            replace(&target.join(name), |to| {
+                fs::copy(&path, to).map(drop).map_err(io(&path))
+            })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! Compressing dense weights into low-rank, Monarch and BLAST factors.
+//!
+//! - [`factorize`]: one weight to one structured layer, on any device.
+//! - [`compress`]: a checkpoint directory to a compressed checkpoint directory, layer by layer, with
+//!   progress, bounded memory and resumption after a kill.
+
+mod compress;
+mod error;
+
+pub use compress::{
+    BlastOptions, CompressEvent, CompressRequest, Factorization, LayerReport, compress, factorize,
+    relative_error,
+};
+pub use error::TrainingError;
