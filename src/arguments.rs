@@ -1,0 +1,203 @@
+//! What the command line takes.
+
+use std::path::PathBuf;
+
+use burn_blr::Method;
+use clap::{ArgAction, Args, Parser, ValueEnum};
+
+use crate::device::DeviceChoice;
+
+/// Makes dense checkpoints smaller and faster with low-rank, Monarch and BLAST layers.
+#[derive(Debug, Parser)]
+#[command(name = "blr", version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub subcommand: Subcommand,
+}
+
+/// Flags of every subcommand.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Where to compute: auto takes CUDA where a GPU answers, else the CPU
+    #[arg(
+        long,
+        global = true,
+        default_value = "auto",
+        value_name = "auto|cpu|cuda[:N]"
+    )]
+    pub device: DeviceChoice,
+    /// Number format of weights and activations; factorisations are always in f32
+    #[arg(long, global = true, value_enum, default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
+    /// Seed of everything that is drawn at random
+    #[arg(long, global = true, default_value_t = 0)]
+    pub seed: u64,
+    /// Writes the numbers of the report to FILE
+    #[arg(long, global = true, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+/// A number format of computation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// 32 bits
+    F32,
+    /// 16 bits, 11 of them precision
+    F16,
+    /// 16 bits, 8 of them precision
+    Bf16,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Subcommand {
+    /// Compresses a small trained GPT-2 three ways, evaluates and times it; needs no download
+    Demo(DemoArguments),
+    /// Turns a dense checkpoint into one whose linear layers are low-rank, Monarch or BLAST
+    Compress(CompressArguments),
+    /// Measures loss and perplexity of a language model on a text
+    Eval(EvalArguments),
+    /// Continues a prompt
+    Generate(GenerateArguments),
+    /// Runs one forward pass on given tensors
+    Forward(ForwardArguments),
+    /// Lists the layers of a checkpoint with structure, parameters and bytes, dense against now
+    Inspect(InspectArguments),
+    /// Times layers
+    Bench(BenchArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// The dense checkpoint [default: demo/checkpoint of this repository]
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: Option<PathBuf>,
+    /// The text to evaluate on [default: demo/heldout.txt of this repository]
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Where compressed checkpoints and the report go; results of an earlier demo are replaced
+    #[arg(long, value_name = "DIR", default_value = "target/blr-demo")]
+    pub out: PathBuf,
+    /// Fractions of the parameters of the compressed layers to keep
+    #[arg(long, value_delimiter = ',', default_values_t = [0.5, 0.3])]
+    pub keep: Vec<f64>,
+    /// Start of the sample text
+    #[arg(long, default_value = "A mutex is")]
+    pub prompt: String,
+}
+
+#[derive(Debug, Args)]
+pub struct CompressArguments {
+    /// The dense checkpoint: config.json, model.safetensors or shards, tokenizer files
+    pub checkpoint: PathBuf,
+    /// The directory to make
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The structure: low-rank, monarch or blast
+    #[arg(long, required_unless_present = "plan", conflicts_with = "plan")]
+    pub method: Option<Method>,
+    /// Inner width of the factors
+    #[arg(long, conflicts_with_all = ["plan", "preset", "keep"])]
+    pub rank: Option<usize>,
+    /// Fraction of the parameters of each chosen layer to keep, between 0 and 1
+    #[arg(long, value_name = "FRACTION", conflicts_with_all = ["plan", "preset"])]
+    pub keep: Option<f64>,
+    /// Blocks per side [default: up to 16 for BLAST, 4 for Monarch, where they divide the features]
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["plan", "preset"])]
+    pub blocks: Option<usize>,
+    /// Layers to compress, a regular expression searched for in their names [default: all]
+    #[arg(long, value_name = "REGEX", conflicts_with_all = ["plan", "preset"])]
+    pub layers: Option<String>,
+    /// A TOML file that says which layers become what
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+    /// Layers, blocks and ranks of the paper (arXiv:2512.20861) for a network: gpt2s
+    #[arg(long, value_name = "NAME", conflicts_with = "plan")]
+    pub preset: Option<String>,
+    /// Goes on with an unfinished run for the same output directory
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub resume: bool,
+    /// Most sweeps of a BLAST factorisation
+    #[arg(long, default_value_t = 100, value_name = "COUNT")]
+    pub sweeps: usize,
+    /// Ends a BLAST factorisation when a sweep lowers the error by less than this share of it
+    #[arg(long, default_value_t = 5e-4, value_name = "SHARE")]
+    pub tolerance: f64,
+}
+
+#[derive(Debug, Args)]
+pub struct EvalArguments {
+    /// The checkpoint
+    pub checkpoint: PathBuf,
+    /// The text, UTF-8
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArguments {
+    /// The checkpoint
+    pub checkpoint: PathBuf,
+    /// The text to continue
+    #[arg(long)]
+    pub prompt: String,
+    /// Most tokens to add
+    #[arg(long, default_value_t = 128, value_name = "COUNT")]
+    pub max_tokens: usize,
+    /// Divides the logits; 0 always takes the likeliest token
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Sample from this many of the likeliest tokens
+    #[arg(long, value_name = "COUNT")]
+    pub top_k: Option<usize>,
+    /// Sample from the fewest tokens that together have this probability
+    #[arg(long, value_name = "PROBABILITY")]
+    pub top_p: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub struct ForwardArguments {
+    /// The checkpoint
+    pub checkpoint: PathBuf,
+    /// A safetensors file; language models: `input_ids`, I64 [batch, tokens]
+    #[arg(long, value_name = "FILE")]
+    pub inputs: PathBuf,
+    /// The safetensors file to write; language models: `logits`, F32 [batch, tokens, vocabulary]
+    #[arg(long, value_name = "FILE")]
+    pub outputs: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArguments {
+    /// The checkpoint
+    pub checkpoint: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    #[command(subcommand)]
+    pub what: BenchSubcommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum BenchSubcommand {
+    /// Times the layers of the paper as dense, low-rank, Monarch and BLAST
+    Layers(BenchLayersArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct BenchLayersArguments {
+    /// Only layers whose name contains this, such as gpt2s or llama7b.down_proj
+    #[arg(long, value_name = "TEXT")]
+    pub layer: Option<String>,
+    /// Only these methods: dense, low-rank, monarch, blast
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub methods: Vec<String>,
+    /// Token counts [default: 1, 16 and that of the paper]
+    #[arg(long, value_delimiter = ',', value_name = "COUNTS")]
+    pub tokens: Vec<usize>,
+    /// Timed repetitions of each row
+    #[arg(long, default_value_t = 50, value_name = "COUNT")]
+    pub reps: usize,
+}

@@ -1,0 +1,14 @@
+//! `blr bench`.
+
+mod catalogue;
+mod layers;
+mod reference;
+
+use crate::arguments::{BenchArguments, BenchSubcommand, Common};
+use crate::error::CommandError;
+
+pub fn run(common: &Common, arguments: &BenchArguments) -> Result<(), CommandError> {
+    match &arguments.what {
+        BenchSubcommand::Layers(arguments) => layers::run(common, arguments),
+    }
+}

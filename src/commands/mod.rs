@@ -1,0 +1,9 @@
+//! One file per subcommand: parse, call the libraries, print.
+
+pub mod bench;
+pub mod compress;
+pub mod demo;
+pub mod eval;
+pub mod forward;
+pub mod generate;
+pub mod inspect;

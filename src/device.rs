@@ -1,0 +1,100 @@
+//! The device flag.
+
+use std::str::FromStr;
+
+use burn::tensor::{Device, FloatDType};
+
+use crate::arguments::{Common, Dtype};
+use crate::error::CommandError;
+
+/// `auto`, `cpu`, `cuda` or `cuda:N`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|index| index.parse().ok())
+                .map(DeviceChoice::Cuda)
+                .ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_string()),
+        }
+    }
+}
+
+/// A device and how reports name it.
+pub struct ChosenDevice {
+    pub device: Device,
+    pub name: String,
+    pub dtype: FloatDType,
+}
+
+impl Common {
+    /// The device of the flags, once it is known that it is there and computes in the dtype.
+    pub fn choose_device(&self) -> Result<ChosenDevice, CommandError> {
+        let (device, name) = match self.device {
+            DeviceChoice::Cpu => cpu(),
+            DeviceChoice::Auto if burn_blr::cuda::device_count() == 0 => cpu(),
+            DeviceChoice::Auto => cuda(0)?,
+            DeviceChoice::Cuda(index) => cuda(index)?,
+        };
+        let dtype = match self.dtype {
+            Dtype::F32 => FloatDType::F32,
+            Dtype::F16 => FloatDType::F16,
+            Dtype::Bf16 => FloatDType::BF16,
+        };
+        if !device.supports_dtype(dtype) {
+            return Err(CommandError::UnsupportedDtype {
+                device: name,
+                dtype: self.dtype,
+            });
+        }
+        device.seed(self.seed);
+        Ok(ChosenDevice {
+            device,
+            name,
+            dtype,
+        })
+    }
+}
+
+impl Dtype {
+    /// The name used in flags and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::F16 => "f16",
+            Dtype::Bf16 => "bf16",
+        }
+    }
+}
+
+fn cpu() -> (Device, String) {
+    (Device::flex(), "cpu".to_string())
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(index: usize) -> Result<(Device, String), CommandError> {
+    let count = burn_blr::cuda::device_count();
+    if index >= count {
+        return Err(CommandError::NoCudaDevice { index, count });
+    }
+    burn_blr::cuda::cache_kernels();
+    let name = burn_blr::cuda::device_name(index).unwrap_or_else(|| format!("cuda:{index}"));
+    Ok((Device::cuda(index), name))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(index: usize) -> Result<(Device, String), CommandError> {
+    Err(CommandError::NoCudaDevice { index, count: 0 })
+}

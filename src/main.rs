@@ -1,0 +1,37 @@
+//! The command `blr`: block-low-rank layers for dense checkpoints.
+
+mod arguments;
+mod commands;
+mod device;
+mod error;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Subcommand};
+use error::CommandError;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), CommandError> {
+    let common = arguments.common;
+    match arguments.subcommand {
+        Subcommand::Demo(arguments) => commands::demo::run(&common, &arguments),
+        Subcommand::Compress(arguments) => commands::compress::run(&common, &arguments),
+        Subcommand::Eval(arguments) => commands::eval::run(&common, &arguments),
+        Subcommand::Generate(arguments) => commands::generate::run(&common, &arguments),
+        Subcommand::Forward(arguments) => commands::forward::run(&common, &arguments),
+        Subcommand::Inspect(arguments) => commands::inspect::run(&common, &arguments),
+        Subcommand::Bench(arguments) => commands::bench::run(&common, &arguments),
+    }
+}

@@ -1,0 +1,19 @@
+//! The command `blr` as its users run it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    reason = "a test that cannot go on fails, and tests have no documentation"
+)]
+
+mod bad_input;
+mod bench;
+mod compress;
+mod demo;
+mod eval;
+mod forward;
+mod generate;
+mod inspect;
+mod run;
+mod safetensors_by_hand;

@@ -1,0 +1,77 @@
+//! Running the command, and the checkpoints it runs on.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What a run left.
+pub struct Finished {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs `blr` on the CPU, so that results do not depend on the machine.
+pub fn blr(arguments: &[&str]) -> Finished {
+    let output = command(arguments).output().unwrap();
+    Finished {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// The same as a command that is not run yet.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_blr"));
+    command
+        .args(arguments)
+        .args(["--device", "cpu"])
+        .stdin(Stdio::null());
+    command
+}
+
+impl Finished {
+    /// Fails with what the command said unless it succeeded.
+    pub fn expect_success(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        self
+    }
+}
+
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn demo_checkpoint() -> PathBuf {
+    repository().join("demo/checkpoint")
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+pub fn read_json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Directories of the checkpoints that transformers made.
+pub fn gpt2_cases() -> Vec<PathBuf> {
+    let root = repository().join("tests/reference/gpt2");
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("config.json").exists())
+        .collect();
+    cases.sort();
+    assert!(cases.len() > 10, "only {} cases are there", cases.len());
+    cases
+}
+
+/// Copies the files of a checkpoint.
+pub fn copy_checkpoint(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
