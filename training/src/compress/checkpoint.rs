@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use burn_blr::{BlrLinear, Structure};
+use burn_blr::Structure;
 use models::{Checkpoint, LinearLayer, ModelError, Plan, WeightLayout, linear_layers};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
@@ -234,37 +234,4 @@ pub(super) fn partial_path(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_os_string();
     name.push(".partial");
     out.with_file_name(name)
-}
-
-/// Turns a layer's factors into named tensors: `(suffix, shape, entries)`.
-pub(super) fn named_factors(
-    layer: &BlrLinear,
-) -> Result<Vec<(&'static str, Vec<usize>, Vec<f32>)>, TrainingError> {
-    fn one<const D: usize>(
-        name: &'static str,
-        factor: Tensor<D>,
-    ) -> Result<(&'static str, Vec<usize>, Vec<f32>), TrainingError> {
-        let shape = factor.dims().to_vec();
-        Ok((name, shape, super::host::entries(factor)?))
-    }
-    Ok(match layer {
-        BlrLinear::Dense(_) => vec![],
-        BlrLinear::LowRank(layer) => {
-            vec![
-                one("low_rank.u", layer.u.val())?,
-                one("low_rank.v", layer.v.val())?,
-            ]
-        }
-        BlrLinear::Monarch(layer) => {
-            vec![
-                one("monarch.right", layer.right.val())?,
-                one("monarch.left", layer.left.val())?,
-            ]
-        }
-        BlrLinear::Blast(layer) => vec![
-            one("blast.u", layer.u.val())?,
-            one("blast.s", layer.s.val())?,
-            one("blast.v", layer.v.val())?,
-        ],
-    })
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use burn_blr::{BlastLinear, BlrLinear, LowRankLinear, MonarchLinear, Structure};
 use half::{bf16, f16};
 use models::{BlrLayer, BlrSection, Checkpoint, LinearLayer};
@@ -13,8 +13,8 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
-use super::checkpoint::{LayerReport, named_factors};
-use super::host::tensor;
+use super::checkpoint::LayerReport;
+use super::host::{entries, tensor};
 use super::parts::{MappedPart, RunFolder, io, replace};
 use crate::TrainingError;
 
@@ -40,31 +40,22 @@ impl Factors {
         factors: &BlrLinear,
         dtype: Dtype,
     ) -> Result<Self, TrainingError> {
-        let mut tensors = Vec::new();
-        for (suffix, shape, entries) in named_factors(factors)? {
-            let bytes: Vec<u8> = match dtype {
-                Dtype::F16 => entries
-                    .iter()
-                    .flat_map(|&x| f16::from_f32(x).to_le_bytes())
-                    .collect(),
-                Dtype::BF16 => entries
-                    .iter()
-                    .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
-                    .collect(),
-                _ => entries.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            };
-            if !decode(&bytes, dtype).iter().all(|entry| entry.is_finite()) {
-                return Err(TrainingError::Overflow {
-                    layer: layer.name.clone(),
-                    dtype: format!("{dtype:?}"),
-                });
-            }
-            tensors.push(Stored {
-                name: format!("{}.{suffix}", layer.name),
-                shape,
-                bytes,
-            });
-        }
+        let tensors = match factors {
+            BlrLinear::Dense(_) => vec![],
+            BlrLinear::LowRank(low_rank) => vec![
+                Stored::encode(layer, "low_rank.u", low_rank.u.val(), dtype)?,
+                Stored::encode(layer, "low_rank.v", low_rank.v.val(), dtype)?,
+            ],
+            BlrLinear::Monarch(monarch) => vec![
+                Stored::encode(layer, "monarch.right", monarch.right.val(), dtype)?,
+                Stored::encode(layer, "monarch.left", monarch.left.val(), dtype)?,
+            ],
+            BlrLinear::Blast(blast) => vec![
+                Stored::encode(layer, "blast.u", blast.u.val(), dtype)?,
+                Stored::encode(layer, "blast.s", blast.s.val(), dtype)?,
+                Stored::encode(layer, "blast.v", blast.v.val(), dtype)?,
+            ],
+        };
         Ok(Factors {
             structure: factors.structure(),
             dtype,
@@ -74,11 +65,7 @@ impl Factors {
 
     /// The layer that somebody gets who reads the stored factors, in `f32`.
     pub fn decode(&self, device: &Device) -> Result<BlrLinear, TrainingError> {
-        fn factor<const D: usize>(
-            stored: &Stored,
-            dtype: Dtype,
-            device: &Device,
-        ) -> burn::tensor::Tensor<D> {
+        fn factor<const D: usize>(stored: &Stored, dtype: Dtype, device: &Device) -> Tensor<D> {
             let mut shape = [1; D];
             for (size, found) in shape.iter_mut().zip(&stored.shape) {
                 *size = *found;
@@ -123,6 +110,40 @@ impl Factors {
                 (stored.name.clone(), bytes)
             })
             .collect()
+    }
+}
+
+impl Stored {
+    fn encode<const D: usize>(
+        layer: &LinearLayer,
+        suffix: &str,
+        factor: Tensor<D>,
+        dtype: Dtype,
+    ) -> Result<Self, TrainingError> {
+        let shape = factor.dims().to_vec();
+        let entries = entries(factor)?;
+        let bytes: Vec<u8> = match dtype {
+            Dtype::F16 => entries
+                .iter()
+                .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+                .collect(),
+            Dtype::BF16 => entries
+                .iter()
+                .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+                .collect(),
+            _ => entries.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        };
+        if !decode(&bytes, dtype).iter().all(|entry| entry.is_finite()) {
+            return Err(TrainingError::Overflow {
+                layer: layer.name.clone(),
+                dtype: format!("{dtype:?}"),
+            });
+        }
+        Ok(Stored {
+            name: format!("{}.{suffix}", layer.name),
+            shape,
+            bytes,
+        })
     }
 }
 
