@@ -34,7 +34,8 @@ struct Row {
     parameters: usize,
     /// Of the weights on disk.
     bytes: usize,
-    mean_relative_error: f64,
+    /// Over the compressed layers, where there are any.
+    mean_relative_error: Option<f64>,
     loss: f64,
     perplexity: f64,
     tokens: usize,
@@ -43,7 +44,7 @@ struct Row {
     /// Of generation, one token at a time.
     generate_tokens_per_second: f64,
     sample: String,
-    compress_seconds: f64,
+    compress_seconds: Option<f64>,
     layers: Vec<LayerReport>,
 }
 
@@ -85,7 +86,7 @@ pub fn run(common: &Common, arguments: &DemoArguments) -> Result<(), CommandErro
         arguments,
         seed: common.seed,
     };
-    let mut rows = vec![measure.row("dense", 1.0, &source, vec![], 0.0)?];
+    let mut rows = vec![measure.row("dense", 1.0, &source, vec![], None)?];
     for &keep in &arguments.keep {
         for method in Method::ALL {
             let out = arguments.out.join(format!("{method}-{keep}"));
@@ -100,7 +101,7 @@ pub fn run(common: &Common, arguments: &DemoArguments) -> Result<(), CommandErro
             ))?;
             let seconds = started.elapsed().as_secs_f64();
             let compressed = Checkpoint::open(&out)?;
-            rows.push(measure.row(method.as_str(), keep, &compressed, layers, seconds)?);
+            rows.push(measure.row(method.as_str(), keep, &compressed, layers, Some(seconds))?);
         }
     }
     let report = Report {
@@ -131,7 +132,7 @@ impl Measure<'_> {
         keep: f64,
         checkpoint: &Checkpoint,
         layers: Vec<LayerReport>,
-        compress_seconds: f64,
+        compress_seconds: Option<f64>,
     ) -> Result<Row, CommandError> {
         let model = eval::load(checkpoint, self.chosen)?;
         let prompt = self.tokenizer.encode(&self.arguments.prompt)?;
@@ -160,12 +161,13 @@ impl Measure<'_> {
             bytes += entry.bytes.len();
         }
         let errors: f64 = layers.iter().map(|layer| layer.relative_error).sum();
+        let compressed = !layers.is_empty();
         Ok(Row {
             method: method.to_string(),
             keep,
             parameters,
             bytes,
-            mean_relative_error: errors / layers.len().max(1) as f64,
+            mean_relative_error: compressed.then(|| errors / layers.len() as f64),
             loss: loss.loss(),
             perplexity: loss.perplexity(),
             tokens: loss.tokens,
@@ -210,18 +212,18 @@ fn summary(report: &Report) -> Table {
         "compress s",
     ]);
     for row in &report.rows {
-        let compressed = !row.layers.is_empty();
-        let only_compressed = |text: String| if compressed { text } else { String::new() };
         table.row([
             row.method.clone(),
             row.keep.to_string(),
             row.parameters.to_string(),
             output::bytes(row.bytes),
-            only_compressed(format!("{:.4}", row.mean_relative_error)),
+            row.mean_relative_error
+                .map_or_else(String::new, |error| format!("{error:.4}")),
             format!("{:.3}", row.perplexity),
             format!("{:.0}", row.eval_tokens_per_second),
             format!("{:.0}", row.generate_tokens_per_second),
-            only_compressed(format!("{:.1}", row.compress_seconds)),
+            row.compress_seconds
+                .map_or_else(String::new, |seconds| format!("{seconds:.1}")),
         ]);
     }
     table

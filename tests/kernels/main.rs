@@ -17,5 +17,4 @@ mod blast;
 mod errors;
 mod low_rank;
 mod monarch;
-mod report;
 mod setting;

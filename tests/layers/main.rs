@@ -13,3 +13,4 @@ mod devices;
 mod forward;
 mod gradients;
 mod modules;
+mod sizes;

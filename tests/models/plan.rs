@@ -115,7 +115,12 @@ fn keep_takes_the_largest_rank_that_fits(
         ),
         Structure::Dense => panic!("the layer was not replaced"),
     };
-    assert_eq!(blocks, if method == Method::LowRank { 1 } else { 4 });
+    let default = match method {
+        Method::LowRank => 1,
+        Method::Monarch => 4,
+        Method::Blast => 16,
+    };
+    assert_eq!(blocks, default);
     assert!(parameters(&wider) > budget);
 }
 
