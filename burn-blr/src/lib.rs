@@ -13,6 +13,20 @@
 //!   with its own backward pass, not a composition that autodiff records step by step.
 //! - [`structure`]: counts of parameters, bytes and FLOPs without making a layer.
 //!
+//! ```no_run
+//! use burn::tensor::{Device, Tensor};
+//! use burn_blr::{BlrLinear, Structure};
+//!
+//! # fn main() -> Result<(), burn_blr::BlrError> {
+//! let device = Device::default();
+//! let structure = Structure::Blast { blocks: 4, rank: 8 };
+//! let layer = BlrLinear::init(structure, 64, 128, true, &device)?;
+//! let output = layer.forward(Tensor::<3>::ones([1, 10, 64], &device));
+//! assert_eq!(output.dims(), [1, 10, 128]);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! The backends whose operations are compiled in follow this crate's features (`flex`, `cuda`,
 //! `wgpu`, …); enable the same ones here as on `burn`.
 
