@@ -151,7 +151,7 @@ fn a_compressed_checkpoint_is_evaluated_inspected_and_not_compressed_again() {
 }
 
 #[test]
-fn shards_stay_shards_and_a_preset_and_a_plan_say_the_same() {
+fn a_plan_and_flags_say_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let plan = folder.path().join("plan.toml");
     std::fs::write(
@@ -187,6 +187,69 @@ fn shards_stay_shards_and_a_preset_and_a_plan_say_the_same() {
     ];
     blr(&arguments).expect_success();
     assert_same_files(&by_plan, &by_flags);
+}
+
+#[test]
+fn shards_stay_shards_with_the_same_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, sharded) = (demo_checkpoint(), folder.path().join("sharded"));
+    copy_checkpoint(&whole, &sharded);
+    std::fs::remove_file(sharded.join("model.safetensors")).unwrap();
+    let bytes = std::fs::read(whole.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes)
+        .unwrap()
+        .tensors();
+    let shard = |odd: usize| format!("model-0000{}-of-00002.safetensors", odd + 1);
+    let mut weight_map = serde_json::Map::new();
+    for odd in [0, 1] {
+        let part = tensors
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| index % 2 == odd);
+        let part: Vec<_> = part
+            .map(|(_, (name, view))| (name.clone(), view.clone()))
+            .collect();
+        for (name, _) in &part {
+            weight_map.insert(name.clone(), shard(odd).into());
+        }
+        let path = sharded.join(shard(odd));
+        safetensors::serialize_to_file(part, None, &path).unwrap();
+    }
+    let index = serde_json::json!({"metadata": {"total_size": 0}, "weight_map": weight_map});
+    std::fs::write(
+        sharded.join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
+
+    let mut outs = Vec::new();
+    for (source, name) in [(&whole, "from-whole"), (&sharded, "from-shards")] {
+        let out = folder.path().join(name);
+        let keep = ["--method", "monarch", "--keep", "0.4"];
+        let arguments = ["compress", text(source), "--out", text(&out)];
+        blr(&[&arguments[..], &keep[..]].concat()).expect_success();
+        outs.push(out);
+    }
+    let expected = read(&outs[0].join("model.safetensors"));
+    let index = read_json(&outs[1].join("model.safetensors.index.json"));
+    let weight_map = index["weight_map"].as_object().unwrap();
+    assert_eq!(weight_map.len(), expected.len());
+    for odd in [0, 1] {
+        for (name, tensor) in read(&outs[1].join(shard(odd))) {
+            assert_eq!(weight_map[&name], shard(odd));
+            assert_eq!(tensor.values, expected[&name].values, "{name}");
+        }
+    }
+    assert!(!outs[1].join("model.safetensors").exists());
+    blr(&[
+        "generate",
+        text(&outs[1]),
+        "--prompt",
+        "let",
+        "--max-tokens",
+        "2",
+    ])
+    .expect_success();
 }
 
 #[test]

@@ -9,7 +9,6 @@ use burn::tensor::{Device, Tensor};
 use burn_blr::{BlastLinear, BlrLinear, LowRankLinear, MonarchLinear, Structure};
 use half::{bf16, f16};
 use models::{BlrLayer, BlrSection, Checkpoint, LinearLayer};
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
@@ -104,7 +103,7 @@ impl Factors {
             .map(|stored| {
                 let bytes = Bytes {
                     dtype: self.dtype,
-                    shape: &stored.shape,
+                    shape: stored.shape.clone(),
                     bytes: &stored.bytes,
                 };
                 (stored.name.clone(), bytes)
@@ -173,7 +172,7 @@ fn decode(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
 /// A tensor that lies somewhere else: in a mapped file or a buffer.
 pub(super) struct Bytes<'a> {
     dtype: Dtype,
-    shape: &'a [usize],
+    shape: Vec<usize>,
     bytes: &'a [u8],
 }
 
@@ -183,7 +182,7 @@ impl View for Bytes<'_> {
     }
 
     fn shape(&self) -> &[usize] {
-        self.shape
+        &self.shape
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
@@ -192,42 +191,6 @@ impl View for Bytes<'_> {
 
     fn data_len(&self) -> usize {
         self.bytes.len()
-    }
-}
-
-/// One tensor of an output file.
-enum Output<'a> {
-    Kept(Bytes<'a>),
-    Factor(TensorView<'a>),
-}
-
-impl View for Output<'_> {
-    fn dtype(&self) -> Dtype {
-        match self {
-            Output::Kept(bytes) => bytes.dtype,
-            Output::Factor(view) => view.dtype(),
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        match self {
-            Output::Kept(bytes) => bytes.shape,
-            Output::Factor(view) => view.shape(),
-        }
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        match self {
-            Output::Kept(bytes) => Cow::Borrowed(bytes.bytes),
-            Output::Factor(view) => Cow::Borrowed(view.data()),
-        }
-    }
-
-    fn data_len(&self) -> usize {
-        match self {
-            Output::Kept(bytes) => bytes.bytes.len(),
-            Output::Factor(view) => view.data_len(),
-        }
     }
 }
 
@@ -253,22 +216,30 @@ pub(super) fn checkpoint(
     let mut total_size = 0;
     for file in source.files() {
         let file_name = file.path().file_name().unwrap_or_default();
-        let mut tensors: BTreeMap<String, Output<'_>> = BTreeMap::new();
+        let mut tensors: BTreeMap<String, Bytes<'_>> = BTreeMap::new();
         let names = source.names().filter_map(|name| source.entry(name));
         for entry in names.filter(|entry| entry.path == file.path()) {
             match replaced.get(entry.name) {
                 Some(&index) => {
                     for (name, view) in parts[index].tensors()?.tensors() {
-                        tensors.insert(name, Output::Factor(view));
+                        let (dtype, shape) = (view.dtype(), view.shape().to_vec());
+                        tensors.insert(
+                            name,
+                            Bytes {
+                                dtype,
+                                shape,
+                                bytes: view.data(),
+                            },
+                        );
                     }
                 }
                 None => {
                     let kept = Bytes {
                         dtype: entry.dtype,
-                        shape: entry.shape,
+                        shape: entry.shape.to_vec(),
                         bytes: entry.bytes,
                     };
-                    tensors.insert(entry.name.to_string(), Output::Kept(kept));
+                    tensors.insert(entry.name.to_string(), kept);
                 }
             }
         }
