@@ -8,7 +8,7 @@ use models::{Checkpoint, GenerateOptions, TextTokenizer};
 use serde::Serialize;
 use training::LayerReport;
 
-use super::{compress, eval};
+use super::{compress, eval, inspect};
 use crate::arguments::{Common, DemoArguments};
 use crate::device::ChosenDevice;
 use crate::error::CommandError;
@@ -155,11 +155,7 @@ impl Measure<'_> {
         let loss = eval::loss_with_progress(&model, self.tokens)?;
         let eval_seconds = started.elapsed().as_secs_f64();
 
-        let (mut parameters, mut bytes) = (0, 0);
-        for entry in checkpoint.names().filter_map(|name| checkpoint.entry(name)) {
-            parameters += entry.shape.iter().product::<usize>();
-            bytes += entry.bytes.len();
-        }
+        let (parameters, bytes) = inspect::totals(checkpoint);
         let errors: f64 = layers.iter().map(|layer| layer.relative_error).sum();
         let compressed = !layers.is_empty();
         Ok(Row {
@@ -269,9 +265,7 @@ fn write_reports(report: &Report, text: &str, out: &Path) -> Result<(), CommandE
 
 /// Removes what an earlier demo left under a name that only the demo gives.
 fn remove_earlier(out: &Path) -> Result<(), CommandError> {
-    let mut partial = out.file_name().unwrap_or_default().to_os_string();
-    partial.push(".partial");
-    for path in [out.to_path_buf(), out.with_file_name(partial)] {
+    for path in [out.to_path_buf(), training::partial_path(out)] {
         match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 return Err(CommandError::Io { path, source });

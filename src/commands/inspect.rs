@@ -44,11 +44,7 @@ fn inspect(checkpoint: &Checkpoint) -> Result<Report, CommandError> {
         .iter()
         .map(|layer| layer_row(checkpoint, layer))
         .collect::<Result<_, _>>()?;
-    let (mut parameters, mut bytes) = (0, 0);
-    for entry in checkpoint.names().filter_map(|name| checkpoint.entry(name)) {
-        parameters += entry.shape.iter().product::<usize>();
-        bytes += entry.bytes.len();
-    }
+    let (parameters, bytes) = totals(checkpoint);
     let sum = |value: fn(&LayerRow) -> usize| layers.iter().map(value).sum::<usize>();
     let (layer_parameters, layer_bytes) = (sum(|row| row.parameters), sum(|row| row.bytes));
     let other_parameters = parameters - layer_parameters;
@@ -62,6 +58,17 @@ fn inspect(checkpoint: &Checkpoint) -> Result<Report, CommandError> {
         dense_parameters: other_parameters + sum(|row| row.dense_parameters),
         dense_bytes: other_bytes + sum(|row| row.dense_bytes),
         layers,
+    })
+}
+
+/// Elements and bytes of all tensors of a checkpoint.
+pub fn totals(checkpoint: &Checkpoint) -> (usize, usize) {
+    let entries = checkpoint.names().filter_map(|name| checkpoint.entry(name));
+    entries.fold((0, 0), |(parameters, bytes), entry| {
+        (
+            parameters + entry.shape.iter().product::<usize>(),
+            bytes + entry.bytes.len(),
+        )
     })
 }
 

@@ -9,6 +9,6 @@ mod error;
 
 pub use compress::{
     BlastOptions, CompressEvent, CompressRequest, Factorization, LayerReport, compress, factorize,
-    relative_error,
+    partial_path, relative_error,
 };
 pub use error::TrainingError;

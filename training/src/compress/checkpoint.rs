@@ -230,7 +230,7 @@ fn compress_layer(
 }
 
 /// The folder in which a run for `out` keeps its work: `OUT.partial` beside it.
-pub(super) fn partial_path(out: &Path) -> PathBuf {
+pub fn partial_path(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_os_string();
     name.push(".partial");
     out.with_file_name(name)

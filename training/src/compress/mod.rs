@@ -9,5 +9,5 @@ mod solve;
 mod write;
 
 pub use blast::BlastOptions;
-pub use checkpoint::{CompressEvent, CompressRequest, LayerReport, compress};
+pub use checkpoint::{CompressEvent, CompressRequest, LayerReport, compress, partial_path};
 pub use factorize::{Factorization, factorize, relative_error};
