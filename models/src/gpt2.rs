@@ -10,7 +10,7 @@ use burn::tensor::{Device, FloatDType, Int, Tensor};
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{AttentionMask, LayerCache, Placement, norm_in_f32};
+use crate::common::{AttentionMask, LayerCache, Placement, Positions, norm_in_f32};
 use crate::{
     Activation, Attention, Checkpoint, Context, Heads, LanguageModel, Mlp, ModelError, Plan, loader,
 };
@@ -48,7 +48,7 @@ pub struct Gpt2Config {
 }
 
 impl Gpt2Config {
-    /// GPT-2 small, the configuration if nothing is set
+    /// GPT-2 small
     /// ([`config.json`](https://huggingface.co/openai-community/gpt2/blob/main/config.json)).
     pub fn gpt2_small() -> Self {
         Self {
@@ -181,6 +181,7 @@ pub struct Gpt2 {
     pub ln_f: LayerNorm,
     /// Head, `[vocab_size, n_embd]`, when it is not tied.
     pub head: Option<Param<Tensor<2>>>,
+    pub(crate) positions: Positions,
     #[module(skip)]
     pub(crate) config: Gpt2Config,
 }
@@ -249,7 +250,9 @@ impl LanguageModel for Gpt2 {
         input_ids: Tensor<2, Int>,
         context: Context<'_>,
     ) -> Result<Tensor<3>, ModelError> {
-        let mut placement = Placement::new(&input_ids, context, self.layers(), self.max_tokens())?;
+        let (layers, max_tokens) = (self.layers(), self.max_tokens());
+        let mut placement =
+            Placement::new(&input_ids, context, layers, max_tokens, &self.positions)?;
         let mask = placement.mask();
         let positions = self.position_embedding.forward(placement.positions());
         // [batch, tokens, n_embd] + [1 or batch, tokens, n_embd]

@@ -9,7 +9,7 @@ use burn::tensor::{Device, FloatDType, Int, Tensor};
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{AttentionMask, LayerCache, Placement, RotaryAngles, norm_in_f32};
+use crate::common::{AttentionMask, LayerCache, Placement, Positions, RotaryAngles, norm_in_f32};
 use crate::{
     Activation, Attention, Checkpoint, Context, Heads, LanguageModel, Mlp, ModelError, Plan,
     Rotary, RotaryConfig, RotaryScaling, loader,
@@ -233,6 +233,7 @@ pub struct Llama {
     /// Head, `[vocab_size, hidden_size]`, when it is not tied.
     pub head: Option<Param<Tensor<2>>>,
     pub(crate) rotary: Rotary,
+    pub(crate) positions: Positions,
     #[module(skip)]
     pub(crate) config: LlamaConfig,
 }
@@ -328,7 +329,9 @@ impl LanguageModel for Llama {
         input_ids: Tensor<2, Int>,
         context: Context<'_>,
     ) -> Result<Tensor<3>, ModelError> {
-        let mut placement = Placement::new(&input_ids, context, self.layers(), self.max_tokens())?;
+        let (layers, max_tokens) = (self.layers(), self.max_tokens());
+        let mut placement =
+            Placement::new(&input_ids, context, layers, max_tokens, &self.positions)?;
         let mask = placement.mask();
         let mut x = self.embed_tokens.forward(input_ids); // [batch, tokens, hidden_size]
         let rotary = self.rotary.angles(placement.positions(), x.dtype().into());

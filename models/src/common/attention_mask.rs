@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 
-use super::LeftPadding;
+use super::{LeftPadding, Positions};
 
 /// Which keys a query must not see; one per forward pass, for all layers.
 pub(crate) struct AttentionMask {
@@ -12,12 +12,13 @@ pub(crate) struct AttentionMask {
 
 impl AttentionMask {
     /// Hides the keys after each query, for `tokens` queries after `past` keys that are in the cache.
-    pub(crate) fn causal(past: usize, tokens: usize, device: &Device) -> Self {
+    pub(crate) fn causal(past: usize, tokens: usize, positions: &Positions) -> Self {
         // The last token sees everything, so a single one needs no mask.
         let hidden = (tokens > 1).then(|| {
-            let mask: Tensor<2, Bool> =
-                Tensor::tril_mask([tokens, past + tokens], past as i64, device);
-            mask.unsqueeze() // [tokens, keys] -> [1, 1, tokens, keys]
+            let keys = past + tokens;
+            let query = positions.range(past, keys).reshape([1, 1, tokens, 1]);
+            let key = positions.range(0, keys).reshape([1, 1, 1, keys]);
+            (key - query).greater_elem(0) // [1, 1, tokens, keys]
         });
         Self { hidden }
     }

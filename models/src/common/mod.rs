@@ -8,6 +8,7 @@ mod left_padding;
 mod mlp;
 mod norm;
 mod placement;
+mod positions;
 mod rotary;
 mod token_loss;
 
@@ -21,6 +22,7 @@ pub use mlp::Mlp;
 pub(crate) use norm::norm_in_f32;
 pub use placement::Context;
 pub(crate) use placement::Placement;
+pub(crate) use positions::Positions;
 pub(crate) use rotary::RotaryAngles;
 pub use rotary::{Rotary, RotaryConfig, RotaryScaling};
 pub(crate) use token_loss::token_nll;

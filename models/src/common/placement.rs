@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::{AttentionMask, LayerCache, LeftPadding};
+use super::{AttentionMask, LayerCache, LeftPadding, Positions};
 use crate::{KvCache, ModelError};
 
 /// What stands before the tokens of a forward pass.
@@ -21,13 +21,14 @@ pub(crate) struct Placement<'a> {
     past: usize,
     tokens: usize,
     padding: Option<LeftPadding>,
+    table: &'a Positions,
     device: Device,
     cache: Option<&'a mut KvCache>,
 }
 
 impl<'a> Placement<'a> {
-    /// The place of `input_ids [batch, tokens]` behind `context`, for a model of `layers` layers
-    /// and `max_tokens` positions.
+    /// The place of `input_ids [batch, tokens]` behind `context`, for a model of `layers` layers and
+    /// `max_tokens` positions, which `table` has on its device.
     ///
     /// Fails if there are no tokens or too many, or cache or padding are for another batch.
     pub(crate) fn new(
@@ -35,6 +36,7 @@ impl<'a> Placement<'a> {
         context: Context<'a>,
         layers: usize,
         max_tokens: usize,
+        table: &'a Positions,
     ) -> Result<Self, ModelError> {
         let [batch, tokens] = input_ids.dims();
         let (padding, cache) = match context {
@@ -67,6 +69,7 @@ impl<'a> Placement<'a> {
             past,
             tokens,
             padding: padding.filter(|padding| !padding.is_none()),
+            table,
             device: input_ids.device(),
             cache,
         })
@@ -75,7 +78,7 @@ impl<'a> Placement<'a> {
     /// The mask of a causal model.
     pub(crate) fn mask(&self) -> AttentionMask {
         match &self.padding {
-            None => AttentionMask::causal(self.past, self.tokens, &self.device),
+            None => AttentionMask::causal(self.past, self.tokens, self.table),
             Some(padding) => AttentionMask::padded(padding, self.past, self.tokens, &self.device),
         }
     }
@@ -84,8 +87,8 @@ impl<'a> Placement<'a> {
     pub(crate) fn positions(&self) -> Tensor<2, Int> {
         match &self.padding {
             None => {
-                let range = self.past as i64..(self.past + self.tokens) as i64;
-                Tensor::<1, Int>::arange(range, &self.device).unsqueeze() // [tokens] -> [1, tokens]
+                let range = self.table.range(self.past, self.past + self.tokens);
+                range.unsqueeze() // [tokens] -> [1, tokens]
             }
             Some(padding) => {
                 let positions = padding.positions(self.past, self.tokens);

@@ -58,8 +58,9 @@ pub(super) fn set_structures(
     };
     for layer in layers {
         // `N.self_attn.q_proj`, what the public code searches for the parts.
-        let name = layer.name.trim_start_matches(prefix);
-        let name = name.trim_start_matches("layers.").to_string();
+        let start = format!("{prefix}layers.");
+        let name = layer.name.strip_prefix(&start).unwrap_or(&layer.name);
+        let name = name.to_string();
         let number = name
             .split('.')
             .next()

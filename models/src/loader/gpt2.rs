@@ -24,6 +24,7 @@ use burn::tensor::{Device, FloatDType};
 
 use super::tied_head::check_tied_head;
 use super::{HEAD, RandomWeights, WeightReader, Weights, load_head};
+use crate::common::Positions;
 use crate::gpt2::{Gpt2, Gpt2Block, Gpt2Config};
 use crate::layer::planned;
 use crate::{
@@ -156,6 +157,7 @@ fn build(
         blocks,
         ln_f: norm(weights, config, &format!("{prefix}ln_f"))?,
         head: load_head(weights, config.tie_word_embeddings, table)?,
+        positions: Positions::new(config.n_positions, weights.device()),
         config: config.clone(),
     })
 }

@@ -30,6 +30,7 @@ use burn::tensor::{Device, FloatDType};
 
 use super::tied_head::check_tied_head;
 use super::{HEAD, RandomWeights, WeightReader, Weights, blast_llama, load_head};
+use crate::common::Positions;
 use crate::layer::planned;
 use crate::llama::{Llama, LlamaBlock, LlamaConfig};
 use crate::{
@@ -176,6 +177,7 @@ fn build(
         norm: norm(weights, config, &format!("{prefix}norm.weight"))?,
         head: load_head(weights, config.tie_word_embeddings, table)?,
         rotary: Rotary::new(&config.rotary, config.head_dim, weights.device()),
+        positions: Positions::new(config.max_position_embeddings, weights.device()),
         config: config.clone(),
     })
 }
