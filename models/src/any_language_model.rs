@@ -23,7 +23,8 @@ impl AnyLanguageModel {
     ///
     /// # Errors
     ///
-    /// Those of [`Gpt2::load`] and [`Llama::load`].
+    /// Those of [`Gpt2::load`] and [`Llama::load`]; [`ModelError::WrongFamily`] for a checkpoint of
+    /// another family.
     pub fn load(
         checkpoint: &Checkpoint,
         device: &Device,
@@ -32,6 +33,13 @@ impl AnyLanguageModel {
         Ok(match checkpoint.family() {
             Family::Gpt2 => Self::Gpt2(Gpt2::load(checkpoint, device, dtype)?),
             Family::Llama => Self::Llama(Llama::load(checkpoint, device, dtype)?),
+            other => {
+                return Err(ModelError::WrongFamily {
+                    path: checkpoint.dir().to_path_buf(),
+                    found: other.model_type(),
+                    expected: "language",
+                });
+            }
         })
     }
 

@@ -91,7 +91,7 @@ pub enum ModelError {
     },
 
     /// A checkpoint of one family was given to the model of another.
-    #[error("{}: holds a {found} model; expected {expected}", .path.display())]
+    #[error("{}: holds a {found} model; expected a {expected} model", .path.display())]
     WrongFamily {
         /// The checkpoint directory.
         path: PathBuf,
@@ -423,6 +423,92 @@ pub enum ModelError {
         found: usize,
         /// Its value in the model or the input.
         expected: usize,
+    },
+
+    /// A class that the model does not know.
+    #[error("class {found} at position {position}; expected 0 to {max}")]
+    ClassOutOfRange {
+        /// The class.
+        found: i64,
+        /// Where it is in the classes given.
+        position: usize,
+        /// The largest class; the null class where that is allowed.
+        max: usize,
+    },
+
+    /// An image, or a list that goes with images, does not have the shape that the model needs.
+    #[error("`{tensor}` has shape {found:?}; the model and its input need {expected:?}")]
+    InputShape {
+        /// What the tensor is.
+        tensor: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape it should have.
+        expected: Vec<usize>,
+    },
+
+    /// A file is not one that `torch.save` writes.
+    #[error("{}: not a PyTorch checkpoint: {reason}", .path.display())]
+    NotPytorch {
+        /// The file.
+        path: PathBuf,
+        /// Why, on one line.
+        reason: String,
+    },
+
+    /// A PyTorch checkpoint does not hold a DiT.
+    #[error(
+        "{}: tensor `{tensor}` {}; expected that of a DiT, with {rank} axes",
+        .path.display(),
+        .found.as_ref().map_or_else(|| String::from("is not in the file"), |found| format!("has shape {found:?}"))
+    )]
+    NotADit {
+        /// The file.
+        path: PathBuf,
+        /// A tensor that every DiT has.
+        tensor: String,
+        /// Its shape, where it is there.
+        found: Option<Vec<usize>>,
+        /// The number of its axes.
+        rank: usize,
+    },
+
+    /// A tensor of a file that is imported is not of floating point.
+    #[error("{}: tensor `{tensor}` has dtype {found}; expected f64, f32, f16 or bf16", .path.display())]
+    NotReadAsFloat {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its element type.
+        found: &'static str,
+    },
+
+    /// What the caller says of a file that is imported does not fit it.
+    #[error("`{option}` is {found}; expected {expected}")]
+    ImportOption {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+
+    /// The directory to make is there already.
+    #[error("{}: exists already; expected a path that does not", .path.display())]
+    OutputExists {
+        /// The path.
+        path: PathBuf,
+    },
+
+    /// Guidance was asked of a model that has no class for "no class".
+    #[error(
+        "guidance {guidance} needs a null class, which this model was trained without; expected 1"
+    )]
+    NoNullClass {
+        /// The guidance.
+        guidance: f64,
     },
 
     /// Padding was used with a batch it was not made for.

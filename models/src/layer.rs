@@ -145,6 +145,7 @@ pub fn linear_layers(checkpoint: &Checkpoint) -> Result<Vec<LinearLayer>, ModelE
     let mut layers = match checkpoint.family() {
         Family::Gpt2 => loader::gpt2::linear_layers(checkpoint)?,
         Family::Llama => loader::llama::linear_layers(checkpoint)?,
+        Family::Dit => loader::dit::linear_layers(checkpoint)?,
     };
     for (name, entry) in &checkpoint.blr().layers {
         let layer = layers.iter_mut().find(|layer| layer.name == *name);

@@ -1,10 +1,11 @@
 //! Model families in Burn whose linear layers can be block-low-rank.
 //!
 //! A model is a directory in Hugging Face style ([`Checkpoint`]). Its `model_type` picks the
-//! [`Family`]: [`Gpt2`] or [`Llama`], and [`AnyLanguageModel`] for whichever it is. Every linear layer of a model is a [`burn_blr::BlrLinear`], so
-//! the same code runs a dense checkpoint and one whose layers were replaced; a [`Plan`] says which
-//! layers become what. Language models are used through [`LanguageModel`]: [`generate`] continues
-//! a prompt, [`text_loss`] measures a text.
+//! [`Family`]: [`Gpt2`] or [`Llama`], and [`AnyLanguageModel`] for whichever it is, or [`Dit`]. Every
+//! linear layer of a model is a [`burn_blr::BlrLinear`], so the same code runs a dense checkpoint and
+//! one whose layers were replaced; a [`Plan`] says which layers become what. Language models are used
+//! through [`LanguageModel`]: [`generate`] continues a prompt, [`text_loss`] measures a text.
+//! [`sample_images`] draws with the diffusion model, and [`AutoencoderKl`] decodes what it draws.
 //!
 //! ```no_run
 //! use burn::tensor::{Device, FloatDType};
@@ -22,11 +23,15 @@
 //! ```
 
 mod any_language_model;
+mod autoencoder_kl;
 mod checkpoint;
 mod common;
+mod diffusion;
+mod dit;
 mod error;
 mod generate;
 mod gpt2;
+mod import;
 mod language_model;
 mod layer;
 mod llama;
@@ -37,14 +42,23 @@ mod text_loss;
 mod tokenizer;
 
 pub use any_language_model::AnyLanguageModel;
+pub use autoencoder_kl::{
+    AutoencoderKl, AutoencoderKlConfig, Convolution, PixelAttention, ResidualLayer, UpBlock,
+};
 pub use checkpoint::{BLR_VERSION, BlrLayer, BlrSection, Checkpoint, Entry, Family, WeightFile};
 pub use common::{
     Activation, Attention, Context, Heads, KvCache, LeftPadding, Mlp, QueryKeyValue, Rotary,
     RotaryConfig, RotaryScaling, SeparateQueryKeyValue,
 };
+pub use diffusion::{
+    DiffusionSampler, DiffusionSchedule, DiffusionStep, GUIDED_CHANNELS, NoiseSource,
+    SampleOptions, TRAINING_STEPS, Trajectory, sample_images,
+};
+pub use dit::{Dit, DitBlock, DitConfig, DitFinalLayer, TimestepEmbedding};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, Generation, StopReason, generate, generate_batch};
 pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
+pub use import::{ImportDitOptions, import_dit};
 pub use language_model::LanguageModel;
 pub use layer::{FactorNames, LinearLayer, WeightLayout, check_structure, linear_layers};
 pub use llama::{Llama, LlamaBlock, LlamaConfig};

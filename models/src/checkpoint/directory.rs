@@ -24,10 +24,16 @@ const INDEX: &str = "model.safetensors.index.json";
 /// are read when asked for.
 #[derive(Debug)]
 pub struct Checkpoint {
-    dir: PathBuf,
     config: Value,
     family: Family,
     blr: BlrSection,
+    tensors: StoredTensors,
+}
+
+/// The weight files of a directory and the tensors in them.
+#[derive(Debug)]
+pub(crate) struct StoredTensors {
+    dir: PathBuf,
     files: Vec<WeightFile>,
     places: BTreeMap<String, Place>,
 }
@@ -92,25 +98,22 @@ impl Checkpoint {
         let blr = BlrSection::from_config(&config_path, &config)?;
 
         let files = open_weights(&dir)?;
-        let places = locate(&files)?;
         Ok(Self {
-            dir,
             config,
             family,
             blr,
-            files,
-            places,
+            tensors: StoredTensors::new(dir, files)?,
         })
     }
 
     /// The directory.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.tensors.dir
     }
 
     /// The path of its `config.json`.
     pub fn config_path(&self) -> PathBuf {
-        self.dir.join(CONFIG)
+        self.dir().join(CONFIG)
     }
 
     /// `config.json` as it was read.
@@ -129,7 +132,7 @@ impl Checkpoint {
             return Ok(());
         }
         Err(ModelError::WrongFamily {
-            path: self.dir.clone(),
+            path: self.dir().to_path_buf(),
             found: self.family.model_type(),
             expected: expected.model_type(),
         })
@@ -142,25 +145,22 @@ impl Checkpoint {
 
     /// The weight files.
     pub fn files(&self) -> &[WeightFile] {
-        &self.files
+        &self.tensors.files
+    }
+
+    /// The tensors of the weight files.
+    pub(crate) fn tensors(&self) -> &StoredTensors {
+        &self.tensors
     }
 
     /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.places.keys().map(String::as_str)
+        self.tensors.names()
     }
 
     /// The tensor `name` as it is stored, `None` if there is none.
     pub fn entry(&self, name: &str) -> Option<Entry<'_>> {
-        let (name, place) = self.places.get_key_value(name)?;
-        let file = self.files.get(place.file)?;
-        Some(Entry {
-            path: file.path(),
-            name,
-            dtype: place.dtype,
-            shape: &place.shape,
-            bytes: file.bytes(place.range.clone()),
-        })
+        self.tensors.entry(name)
     }
 
     /// The elements of the tensor `name`, row-major, widened to `f32`.
@@ -173,10 +173,41 @@ impl Checkpoint {
     pub fn floats(&self, name: &str) -> Result<Vec<f32>, ModelError> {
         self.entry(name)
             .ok_or_else(|| ModelError::UnknownTensor {
-                path: self.dir.clone(),
+                path: self.dir().to_path_buf(),
                 tensor: name.to_string(),
             })?
             .floats()
+    }
+}
+
+impl StoredTensors {
+    /// The tensors of `files`, which are in `dir`.
+    pub(crate) fn new(dir: PathBuf, files: Vec<WeightFile>) -> Result<Self, ModelError> {
+        let places = locate(&files)?;
+        Ok(Self { dir, files, places })
+    }
+
+    /// The directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The names of all tensors, sorted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(String::as_str)
+    }
+
+    /// The tensor `name` as it is stored, `None` if there is none.
+    pub(crate) fn entry(&self, name: &str) -> Option<Entry<'_>> {
+        let (name, place) = self.places.get_key_value(name)?;
+        let file = self.files.get(place.file)?;
+        Some(Entry {
+            path: file.path(),
+            name,
+            dtype: place.dtype,
+            shape: &place.shape,
+            bytes: file.bytes(place.range.clone()),
+        })
     }
 }
 
@@ -232,7 +263,7 @@ impl Entry<'_> {
 }
 
 /// Reads and parses a JSON file that must be there.
-fn read_json<T: serde::de::DeserializeOwned>(
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
     path: &Path,
     expected: &'static str,
 ) -> Result<T, ModelError> {

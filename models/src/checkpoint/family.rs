@@ -13,13 +13,16 @@ pub enum Family {
     /// Llama (`llama`), see [`crate::Llama`]; also `blast_llama`, as published with
     /// [BLAST](https://arxiv.org/abs/2410.21262).
     Llama,
+    /// DiT (`dit`), see [`crate::Dit`].
+    Dit,
 }
 
 /// Every `model_type` that is read, in the order in which errors list them.
-const MODEL_TYPES: [(&str, Family); 3] = [
+const MODEL_TYPES: [(&str, Family); 4] = [
     ("gpt2", Family::Gpt2),
     ("llama", Family::Llama),
     (BLAST_LLAMA, Family::Llama),
+    ("dit", Family::Dit),
 ];
 
 /// The `model_type` of a Llama model whose linear layers are stored in the layout of the public code
@@ -28,13 +31,14 @@ pub(crate) const BLAST_LLAMA: &str = "blast_llama";
 
 impl Family {
     /// Every family.
-    pub const ALL: [Family; 2] = [Family::Gpt2, Family::Llama];
+    pub const ALL: [Family; 3] = [Family::Gpt2, Family::Llama, Family::Dit];
 
     /// The usual `model_type` of the family.
     pub const fn model_type(self) -> &'static str {
         match self {
             Family::Gpt2 => "gpt2",
             Family::Llama => "llama",
+            Family::Dit => "dit",
         }
     }
 

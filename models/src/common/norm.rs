@@ -1,7 +1,7 @@
 //! Normalization in `f32`, whatever the dtype of the model.
 
 use burn::nn::{LayerNorm, RmsNorm};
-use burn::tensor::{FloatDType, Tensor};
+use burn::tensor::{FloatDType, Tensor, module};
 
 /// A normalization over the last dimension whose weights are in `f32`.
 pub(crate) trait Norm {
@@ -33,4 +33,25 @@ impl Norm for RmsNorm {
 pub(crate) fn norm_in_f32(norm: &impl Norm, x: Tensor<3>) -> Tensor<3> {
     let dtype: FloatDType = x.dtype().into();
     norm.normalize(x.cast(FloatDType::F32)).cast(dtype)
+}
+
+/// Normalizes over the last dimension, then scales and shifts each row of the batch by numbers of
+/// its own: `norm(x) · (1 + scale) + shift`, all in `f32`, and returns the dtype of `x`.
+///
+/// # Shapes
+///
+/// - `x`, output: `[batch, tokens, features]`
+/// - `ones`: `[features]`, `f32`
+/// - `shift`, `scale`: `[batch, 1, features]`
+pub(crate) fn modulated_norm(
+    x: Tensor<3>,
+    ones: &Tensor<1>,
+    epsilon: f64,
+    shift: Tensor<3>,
+    scale: Tensor<3>,
+) -> Tensor<3> {
+    let dtype: FloatDType = x.dtype().into();
+    let normed = module::layer_norm(x.cast(FloatDType::F32), ones.clone(), None, epsilon);
+    let scale = scale.cast(FloatDType::F32) + 1.0;
+    (normed * scale + shift.cast(FloatDType::F32)).cast(dtype)
 }

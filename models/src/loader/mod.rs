@@ -3,7 +3,9 @@
 //! A family's table is written once, as what it asks of [`Weights`]: those of a checkpoint, read
 //! strictly, or random ones.
 
+pub(crate) mod autoencoder_kl;
 mod blast_llama;
+pub(crate) mod dit;
 pub(crate) mod gpt2;
 mod linear;
 pub(crate) mod llama;

@@ -51,6 +51,26 @@ impl Weights for RandomWeights {
         Ok(Param::from_tensor(zeros))
     }
 
+    fn kernel(&mut self, _name: &str, shape: [usize; 4]) -> Result<Tensor<4>, ModelError> {
+        let [_, inputs, height, width] = shape;
+        let bound = 1.0 / ((inputs * height * width) as f64).sqrt();
+        let options = (&self.device, DType::from(self.dtype));
+        Ok(Tensor::random(
+            shape,
+            Distribution::Uniform(-bound, bound),
+            options,
+        ))
+    }
+
+    fn bias(&mut self, _name: &str, features: usize) -> Result<Tensor<1>, ModelError> {
+        let options = (&self.device, DType::from(self.dtype));
+        Ok(Tensor::random(
+            [features],
+            Distribution::Normal(0.0, STD),
+            options,
+        ))
+    }
+
     fn linear(&mut self, layer: &LinearLayer) -> Result<BlrLinear, ModelError> {
         Ok(BlrLinear::random(
             layer.structure,

@@ -9,11 +9,12 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::{Weights, load_linear};
+use crate::checkpoint::StoredTensors;
 use crate::{Checkpoint, Entry, LinearLayer, ModelError};
 
 /// Reads the tensors of a checkpoint onto a device and remembers which were asked for.
 pub(crate) struct WeightReader<'a> {
-    checkpoint: &'a Checkpoint,
+    tensors: &'a StoredTensors,
     device: Device,
     dtype: FloatDType,
     used: BTreeSet<String>,
@@ -26,11 +27,20 @@ impl<'a> WeightReader<'a> {
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, ModelError> {
+        Self::of_tensors(checkpoint.tensors(), device, dtype)
+    }
+
+    /// The same for tensors that are not those of a [`Checkpoint`].
+    pub(crate) fn of_tensors(
+        tensors: &'a StoredTensors,
+        device: &Device,
+        dtype: FloatDType,
+    ) -> Result<Self, ModelError> {
         if !device.supports_dtype(DType::from(dtype)) {
             return Err(ModelError::unsupported_dtype(device, dtype.into()));
         }
         Ok(Self {
-            checkpoint,
+            tensors,
             device: device.clone(),
             dtype,
             used: BTreeSet::new(),
@@ -52,9 +62,9 @@ impl<'a> WeightReader<'a> {
         shape: [usize; D],
         dtype: FloatDType,
     ) -> Result<Tensor<D>, ModelError> {
-        let Some(entry) = self.checkpoint.entry(name) else {
+        let Some(entry) = self.tensors.entry(name) else {
             return Err(ModelError::MissingTensor {
-                path: self.checkpoint.dir().to_path_buf(),
+                path: self.tensors.dir().to_path_buf(),
                 tensor: name.to_string(),
                 expected: shape.to_vec(),
             });
@@ -75,17 +85,17 @@ impl<'a> WeightReader<'a> {
     /// Checks that nothing is left over but what `ignored` lists.
     pub(crate) fn finish(self, ignored: impl Fn(&str) -> bool) -> Result<(), ModelError> {
         let mut unused = self
-            .checkpoint
+            .tensors
             .names()
             .filter(|name| !self.used.contains(*name) && !ignored(name));
         let Some(tensor) = unused.next() else {
             return Ok(());
         };
         Err(ModelError::UnusedTensor {
-            path: self.checkpoint.dir().to_path_buf(),
+            path: self.tensors.dir().to_path_buf(),
             tensor: tensor.to_string(),
             found: self
-                .checkpoint
+                .tensors
                 .entry(tensor)
                 .map(|entry| entry.shape.to_vec())
                 .unwrap_or_default(),
@@ -110,6 +120,14 @@ impl Weights for WeightReader<'_> {
 
     fn norm_shift(&mut self, name: &str, features: usize) -> Result<Param<Tensor<1>>, ModelError> {
         self.norm_scale(name, features)
+    }
+
+    fn kernel(&mut self, name: &str, shape: [usize; 4]) -> Result<Tensor<4>, ModelError> {
+        self.tensor(name, shape)
+    }
+
+    fn bias(&mut self, name: &str, features: usize) -> Result<Tensor<1>, ModelError> {
+        self.tensor(name, [features])
     }
 
     fn linear(&mut self, layer: &LinearLayer) -> Result<BlrLinear, ModelError> {

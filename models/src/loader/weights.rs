@@ -21,6 +21,12 @@ pub(crate) trait Weights {
     /// The shift of a normalization, `[features]`, in `f32` whatever the dtype of the model.
     fn norm_shift(&mut self, name: &str, features: usize) -> Result<Param<Tensor<1>>, ModelError>;
 
+    /// The kernel of a convolution, `[out, in, height, width]`, in the dtype of the model.
+    fn kernel(&mut self, name: &str, shape: [usize; 4]) -> Result<Tensor<4>, ModelError>;
+
+    /// A bias, `[features]`, in the dtype of the model.
+    fn bias(&mut self, name: &str, features: usize) -> Result<Tensor<1>, ModelError>;
+
     /// A linear layer, dense or structured.
     fn linear(&mut self, layer: &LinearLayer) -> Result<BlrLinear, ModelError>;
 

@@ -73,7 +73,17 @@ const LLAMA7B: [PresetRule; 2] = [
     PresetRule::new(r"\.mlp\.(gate|up|down)_proj$", 16, 16, 1488).monarch_rank(1536),
 ];
 
-const TABLE: [Preset; 3] = [
+/// The paper has no Monarch for DiT-XL/2; block count 9 needs a rank that 9 divides.
+const DIT_XL: [PresetRule; 2] = [
+    PresetRule::new(r"^blocks\.\d+\.attn\.qkv$", 9, 9, 384).monarch_rank(378),
+    PresetRule::new(r"^blocks\.\d+\.(mlp\.fc1|adaLN_modulation\.1)$", 9, 9, 256).monarch_rank(252),
+];
+
+const TABLE: [Preset; 4] = [
+    Preset {
+        name: "dit_xl",
+        rules: &DIT_XL,
+    },
     Preset {
         name: "gpt2s",
         rules: &GPT2S,
