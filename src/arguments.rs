@@ -60,6 +60,10 @@ pub enum Subcommand {
     Eval(EvalArguments),
     /// Continues a prompt
     Generate(GenerateArguments),
+    /// Draws images with a DiT and writes them side by side as a PNG
+    Sample(SampleArguments),
+    /// Turns a checkpoint of another format into a directory that the other subcommands read
+    Import(ImportArguments),
     /// Runs one forward pass on given tensors
     Forward(ForwardArguments),
     /// Lists the layers of a checkpoint with structure, parameters and bytes, dense against now
@@ -112,7 +116,7 @@ pub struct CompressArguments {
     /// A TOML file that says which layers become what
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
-    /// Layers, blocks and ranks of the paper (arXiv:2512.20861) for a network: gpt2s, llama1b, llama7b
+    /// Layers, blocks and ranks of the paper (arXiv:2512.20861) for a network: gpt2s, llama1b, llama7b, dit_xl
     #[arg(long, value_name = "NAME", conflicts_with = "plan")]
     pub preset: Option<String>,
     /// Goes on with an unfinished run for the same output directory
@@ -163,13 +167,87 @@ pub struct GenerateArguments {
 }
 
 #[derive(Debug, Args)]
+pub struct SampleArguments {
+    /// The checkpoint of a DiT
+    pub checkpoint: PathBuf,
+    /// The class; several may be given, separated by commas
+    #[arg(long, required = true, value_delimiter = ',', value_name = "NUMBERS")]
+    pub class: Vec<u32>,
+    /// Images of each class
+    #[arg(long, default_value_t = 4, value_name = "COUNT", value_parser = count)]
+    pub count: usize,
+    /// Steps from noise to image, up to 1000 [default: 250 for ddpm, 50 for ddim]
+    #[arg(long, value_name = "COUNT")]
+    pub steps: Option<usize>,
+    /// How steps are taken: with noise of the learned variance, or without noise
+    #[arg(long, value_enum, default_value_t = SamplerChoice::Ddpm)]
+    pub sampler: SamplerChoice,
+    /// Classifier-free guidance; 1 is none, at half of the cost
+    #[arg(long, default_value_t = 4.0, value_name = "SCALE")]
+    pub guidance: f64,
+    /// Decodes latents with the KL autoencoder in DIR, as diffusers saves it; without it latents are
+    /// shown in false colour
+    #[arg(long, value_name = "DIR")]
+    pub vae: Option<PathBuf>,
+    /// The PNG file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// How steps are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SamplerChoice {
+    /// With noise
+    Ddpm,
+    /// Without noise
+    Ddim,
+}
+
+/// Parses a count of at least one that memory holds.
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=4096).contains(&count) => Ok(count),
+        _ => Err(String::from("expected 1 to 4096")),
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArguments {
+    #[command(subcommand)]
+    pub what: ImportSubcommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum ImportSubcommand {
+    /// A `.pt` file of the official DiT code: a state dict, or what its train.py saves
+    Dit(ImportDitArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct ImportDitArguments {
+    /// The `.pt` file
+    pub file: PathBuf,
+    /// The directory to make
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Side of the images, checked against the positions in the file: 256, 512
+    #[arg(long, value_name = "PIXELS")]
+    pub image_size: Option<usize>,
+    /// Attention heads [default: those of the model of the paper of the same width]
+    #[arg(long, value_name = "COUNT")]
+    pub heads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
 pub struct ForwardArguments {
     /// The checkpoint
     pub checkpoint: PathBuf,
-    /// A safetensors file; language models: `input_ids`, I64 [batch, tokens]
+    /// A safetensors file; language models: `input_ids`, I64 [batch, tokens]; DiT: `x`, F32 [batch,
+    /// channels, height, width], and `t` and `y`, I64 [batch]
     #[arg(long, value_name = "FILE")]
     pub inputs: PathBuf,
-    /// The safetensors file to write; language models: `logits`, F32 [batch, tokens, vocabulary]
+    /// The safetensors file to write; language models: `logits`, F32 [batch, tokens, vocabulary];
+    /// DiT: `sample`, F32 of the shape of `x`, with the channels of a learned variance behind
     #[arg(long, value_name = "FILE")]
     pub outputs: PathBuf,
 }

@@ -51,6 +51,10 @@ pub enum CommandError {
         found: String,
         expected: String,
     },
+    #[error("the model drew values that are not finite; use a wider --dtype")]
+    NonFiniteImage,
+    #[error("cannot write a PNG: {reason}")]
+    Png { reason: String },
     #[error("the device failed: {reason}")]
     Device { reason: String },
 }

@@ -5,6 +5,7 @@ mod commands;
 mod device;
 mod error;
 mod output;
+mod picture;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ fn run(arguments: Arguments) -> Result<(), CommandError> {
         Subcommand::Compress(arguments) => commands::compress::run(&common, &arguments),
         Subcommand::Eval(arguments) => commands::eval::run(&common, &arguments),
         Subcommand::Generate(arguments) => commands::generate::run(&common, &arguments),
+        Subcommand::Sample(arguments) => commands::sample::run(&common, &arguments),
+        Subcommand::Import(arguments) => commands::import::run(&common, &arguments),
         Subcommand::Forward(arguments) => commands::forward::run(&common, &arguments),
         Subcommand::Inspect(arguments) => commands::inspect::run(&common, &arguments),
         Subcommand::Bench(arguments) => commands::bench::run(&common, &arguments),

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use models::{Checkpoint, LanguageModel};
+use burn::tensor::{DType, Tensor, TensorData};
+use models::{Checkpoint, Dit, Family, LanguageModel};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -12,13 +13,52 @@ use crate::error::CommandError;
 use crate::output;
 
 pub fn run(common: &Common, arguments: &ForwardArguments) -> Result<(), CommandError> {
-    let (ids, batch) = read_input_ids(&arguments.inputs)?;
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
+    let inputs = Inputs::open(&arguments.inputs)?;
+    match checkpoint.family() {
+        Family::Dit => diffusion(common, arguments, &checkpoint, &inputs),
+        _ => language(common, arguments, &checkpoint, &inputs),
+    }
+}
+
+/// `input_ids` to `logits`.
+fn language(
+    common: &Common,
+    arguments: &ForwardArguments,
+    checkpoint: &Checkpoint,
+    inputs: &Inputs<'_>,
+) -> Result<(), CommandError> {
+    const EXPECTED: &str = "I64 [batch, tokens] with at least one token";
+    let (ids, [batch, _]) = inputs.integers("input_ids", EXPECTED)?;
     let chosen = common.choose_device()?;
-    let model = eval::load(&checkpoint, &chosen)?;
+    let model = eval::load(checkpoint, &chosen)?;
     let logits = model.forward(model.input_ids(&ids, batch)?)?;
-    let shape = logits.dims();
-    let values: Vec<f32> = logits
+    write(&arguments.outputs, "logits", logits)
+}
+
+/// `x`, `t` and `y` to `sample`.
+fn diffusion(
+    common: &Common,
+    arguments: &ForwardArguments,
+    checkpoint: &Checkpoint,
+    inputs: &Inputs<'_>,
+) -> Result<(), CommandError> {
+    const EXPECTED: &str = "I64 [batch]";
+    let (x, shape): (_, [usize; 4]) = inputs.floats("x", "F32 [batch, channels, height, width]")?;
+    let (t, [_]) = inputs.integers("t", EXPECTED)?;
+    let (y, [_]) = inputs.integers("y", EXPECTED)?;
+    let chosen = common.choose_device()?;
+    let model = Dit::load(checkpoint, &chosen.device, chosen.dtype)?;
+    let x = TensorData::new(x, shape);
+    let x: Tensor<4> = Tensor::from_data(x, (&chosen.device, DType::F32));
+    let sample = model.forward(x, model.timesteps(&t), model.classes(&y)?)?;
+    write(&arguments.outputs, "sample", sample)
+}
+
+/// Writes a tensor as `F32`.
+fn write<const D: usize>(path: &Path, name: &str, tensor: Tensor<D>) -> Result<(), CommandError> {
+    let shape = tensor.dims();
+    let values: Vec<f32> = tensor
         .try_into_vec_as()
         .map_err(|error| CommandError::Device {
             reason: error.to_string(),
@@ -28,51 +68,81 @@ pub fn run(common: &Common, arguments: &ForwardArguments) -> Result<(), CommandE
         .flat_map(|value| value.to_le_bytes())
         .collect();
     let unwritable = |error: safetensors::SafeTensorError| CommandError::Io {
-        path: arguments.outputs.clone(),
+        path: path.to_path_buf(),
         source: std::io::Error::other(error),
     };
     let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes).map_err(unwritable)?;
-    let file = safetensors::serialize([("logits", view)], None).map_err(unwritable)?;
-    output::write_file(&arguments.outputs, &file)?;
+    let file = safetensors::serialize([(name, view)], None).map_err(unwritable)?;
+    output::write_file(path, &file)?;
     output::line(format_args!(
-        "logits {shape:?} written to {}",
-        arguments.outputs.display()
+        "{name} {shape:?} written to {}",
+        path.display()
     ));
     Ok(())
 }
 
-/// The token ids of the file, row by row, and the number of rows.
-fn read_input_ids(path: &Path) -> Result<(Vec<i64>, usize), CommandError> {
-    const NAME: &str = "input_ids";
-    const EXPECTED: &str = "I64 [batch, tokens] with at least one token";
-    let bytes = std::fs::read(path).map_err(|source| CommandError::Io {
-        path: path.to_path_buf(),
-        source,
-    })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| CommandError::NotSafetensors {
-        path: path.to_path_buf(),
-        reason: error.to_string(),
-    })?;
-    let wrong = |found: String| CommandError::Input {
-        path: path.to_path_buf(),
-        tensor: NAME,
-        found,
-        expected: EXPECTED,
-    };
-    let tensor = file
-        .tensor(NAME)
-        .map_err(|_| wrong("not in the file".to_string()))?;
-    match tensor.shape() {
-        &[batch, tokens] if batch * tokens > 0 && tensor.dtype() == Dtype::I64 => {
-            let (chunks, _) = tensor.data().as_chunks::<8>();
-            Ok((
-                chunks
-                    .iter()
-                    .map(|bytes| i64::from_le_bytes(*bytes))
-                    .collect(),
-                batch,
-            ))
+/// A safetensors file of inputs.
+struct Inputs<'a> {
+    path: &'a Path,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Inputs<'a> {
+    fn open(path: &'a Path) -> Result<Self, CommandError> {
+        let bytes = std::fs::read(path).map_err(|source| CommandError::Io {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        Ok(Self { path, bytes })
+    }
+
+    /// The elements of an `F32` tensor, row-major, and its shape.
+    fn floats<const D: usize>(
+        &self,
+        name: &'static str,
+        expected: &'static str,
+    ) -> Result<(Vec<f32>, [usize; D]), CommandError> {
+        self.elements(name, Dtype::F32, expected, f32::from_le_bytes)
+    }
+
+    /// The elements of an `I64` tensor, row-major, and its shape.
+    fn integers<const D: usize>(
+        &self,
+        name: &'static str,
+        expected: &'static str,
+    ) -> Result<(Vec<i64>, [usize; D]), CommandError> {
+        self.elements(name, Dtype::I64, expected, i64::from_le_bytes)
+    }
+
+    fn elements<const N: usize, const D: usize, E>(
+        &self,
+        tensor: &'static str,
+        dtype: Dtype,
+        expected: &'static str,
+        element: impl Fn([u8; N]) -> E,
+    ) -> Result<(Vec<E>, [usize; D]), CommandError> {
+        let wrong = |found: String| CommandError::Input {
+            path: self.path.to_path_buf(),
+            tensor,
+            found,
+            expected,
+        };
+        let file = SafeTensors::deserialize(&self.bytes).map_err(|error| {
+            CommandError::NotSafetensors {
+                path: self.path.to_path_buf(),
+                reason: error.to_string(),
+            }
+        })?;
+        let view = file
+            .tensor(tensor)
+            .map_err(|_| wrong(String::from("not in the file")))?;
+        let found = view.shape();
+        match <[usize; D]>::try_from(found) {
+            Ok(shape) if !found.contains(&0) && view.dtype() == dtype => {
+                let (chunks, _) = view.data().as_chunks::<N>();
+                Ok((chunks.iter().map(|chunk| element(*chunk)).collect(), shape))
+            }
+            _ => Err(wrong(format!("{:?} {found:?}", view.dtype()))),
         }
-        shape => Err(wrong(format!("{:?} {shape:?}", tensor.dtype()))),
     }
 }

@@ -6,4 +6,6 @@ pub mod demo;
 pub mod eval;
 pub mod forward;
 pub mod generate;
+pub mod import;
 pub mod inspect;
+pub mod sample;
