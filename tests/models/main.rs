@@ -1,4 +1,4 @@
-//! Tests of the crate `models`: checkpoints, plans, GPT-2, Llama, generation and evaluation.
+//! Tests of the crate `models`: checkpoints, plans, GPT-2, Llama, DiT, generation and evaluation.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,6 +13,7 @@ mod checkpoint;
 mod demo_checkpoint;
 #[path = "../harness/devices.rs"]
 mod devices;
+mod dit;
 mod generation;
 mod gpt2;
 mod gpt2_config;

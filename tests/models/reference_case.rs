@@ -55,6 +55,27 @@ impl CaseCopy {
     }
 }
 
+impl CaseCopy {
+    /// Takes a tensor out of `model.safetensors`.
+    pub fn drop_tensor(&self, name: &str) {
+        self.rename_tensors("model.safetensors", |found| {
+            (found != name).then(|| found.to_string())
+        });
+    }
+
+    /// Gives the tensors of `file` other names, and drops those without one.
+    pub fn rename_tensors(&self, file: &str, name: impl Fn(&str) -> Option<String>) {
+        let path = self.path().join(file);
+        let bytes = fs::read(&path).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let kept: Vec<_> = tensors
+            .iter()
+            .filter_map(|(found, view)| Some((name(found)?, view)))
+            .collect();
+        fs::write(path, safetensors::serialize(kept, None).unwrap()).unwrap();
+    }
+}
+
 /// What `transformers` computed for one case.
 pub struct Expected {
     bytes: Vec<u8>,
@@ -80,6 +101,15 @@ impl Expected {
         let values: Vec<i64> = chunks.iter().map(|c| i64::from_le_bytes(*c)).collect();
         let rows = values.chunks(view.shape()[1]).map(<[i64]>::to_vec);
         Some(rows.collect())
+    }
+
+    /// The elements of an `i64` vector, where the case has it.
+    pub fn list(&self, name: &str) -> Option<Vec<i64>> {
+        let file = self.file();
+        let view = file.tensor(name).ok()?;
+        assert_eq!(view.dtype(), Dtype::I64, "{name}");
+        let (chunks, _) = view.data().as_chunks::<8>();
+        Some(chunks.iter().map(|c| i64::from_le_bytes(*c)).collect())
     }
 
     /// The values of an `f32` tensor, where the case has it.
