@@ -5,6 +5,11 @@ use crate::safetensors_by_hand::{Tensor, read};
 
 /// The logits that the command writes for the inputs of a case.
 pub fn logits(checkpoint: &Path, inputs: &Path) -> Tensor {
+    output(checkpoint, inputs, "logits")
+}
+
+/// A tensor that the command writes for the inputs of a case.
+pub fn output(checkpoint: &Path, inputs: &Path, name: &str) -> Tensor {
     let folder = tempfile::tempdir().unwrap();
     let outputs = folder.path().join("outputs.safetensors");
     blr(&[
@@ -16,7 +21,7 @@ pub fn logits(checkpoint: &Path, inputs: &Path) -> Tensor {
         text(&outputs),
     ])
     .expect_success();
-    read(&outputs).remove("logits").unwrap()
+    read(&outputs).remove(name).unwrap()
 }
 
 #[test]

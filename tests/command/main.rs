@@ -11,6 +11,7 @@ mod bad_input;
 mod bench;
 mod compress;
 mod demo;
+mod dit;
 mod eval;
 mod forward;
 mod generate;

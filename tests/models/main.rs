@@ -7,6 +7,7 @@
 )]
 
 mod activation;
+mod autoencoder_kl;
 mod blast_llama;
 mod blr_checkpoint;
 mod checkpoint;

@@ -2,7 +2,7 @@
 
 Usage: check_forward.py BLR FAMILY [flags of blr ...], for instance
 `check_forward.py target/release/blr llama --device cuda --dtype bf16`. Needs numpy and safetensors. Prints the largest
-difference of each case, relative to its largest logit, and fails above what the dtype allows: 2e-5 in f32 on the CPU,
+difference of each case, relative to its largest value, and fails above what the dtype allows: 2e-5 in f32 on the CPU,
 4e-3 in f32 on a GPU, where dense products round their operands to tf32, and 16 roundings of the dtype otherwise.
 """
 import pathlib
@@ -33,8 +33,9 @@ def main():
         for inputs in sorted(root.glob("*/expected.safetensors")):
             command = [blr, "forward", inputs.parent, "--inputs", inputs, "--outputs", outputs, *flags]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            expected = load_file(inputs)["logits"]
-            found = load_file(outputs)["logits"]
+            found = load_file(outputs)
+            (name,) = found  # `logits`, or `sample` of a diffusion model
+            found, expected = found[name], load_file(inputs)[name]
             assert found.shape == expected.shape, (found.shape, expected.shape)
             error = numpy.abs(found - expected).max() / numpy.abs(expected).max()
             good = bool(error < limit)  # not for NaN

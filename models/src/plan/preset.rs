@@ -81,10 +81,6 @@ const DIT_XL: [PresetRule; 2] = [
 
 const TABLE: [Preset; 4] = [
     Preset {
-        name: "dit_xl",
-        rules: &DIT_XL,
-    },
-    Preset {
         name: "gpt2s",
         rules: &GPT2S,
     },
@@ -95,6 +91,10 @@ const TABLE: [Preset; 4] = [
     Preset {
         name: "llama7b",
         rules: &LLAMA7B,
+    },
+    Preset {
+        name: "dit_xl",
+        rules: &DIT_XL,
     },
 ];
 
