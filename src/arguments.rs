@@ -243,7 +243,7 @@ pub struct ForwardArguments {
     /// The checkpoint
     pub checkpoint: PathBuf,
     /// A safetensors file; language models: `input_ids`, I64 [batch, tokens]; DiT: `x`, F32 [batch,
-    /// channels, height, width], and `t` and `y`, I64 [batch]
+    /// channels, height, width], and `t` and `y`, I64, one of each per image
     #[arg(long, value_name = "FILE")]
     pub inputs: PathBuf,
     /// The safetensors file to write; language models: `logits`, F32 [batch, tokens, vocabulary];
