@@ -30,6 +30,7 @@ fn run(arguments: Arguments) -> Result<(), CommandError> {
         Subcommand::Compress(arguments) => commands::compress::run(&common, &arguments),
         Subcommand::Eval(arguments) => commands::eval::run(&common, &arguments),
         Subcommand::Generate(arguments) => commands::generate::run(&common, &arguments),
+        Subcommand::Classify(arguments) => commands::classify::run(&common, &arguments),
         Subcommand::Forward(arguments) => commands::forward::run(&common, &arguments),
         Subcommand::Inspect(arguments) => commands::inspect::run(&common, &arguments),
         Subcommand::Bench(arguments) => commands::bench::run(&common, &arguments),

@@ -23,15 +23,17 @@ impl AnyLanguageModel {
     ///
     /// # Errors
     ///
-    /// Those of [`Gpt2::load`] and [`Llama::load`].
+    /// Those of [`Gpt2::load`] and [`Llama::load`]; [`ModelError::WrongFamily`] for a checkpoint of
+    /// another kind.
     pub fn load(
         checkpoint: &Checkpoint,
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, ModelError> {
+        checkpoint.expect_language_model()?;
         Ok(match checkpoint.family() {
             Family::Gpt2 => Self::Gpt2(Gpt2::load(checkpoint, device, dtype)?),
-            Family::Llama => Self::Llama(Llama::load(checkpoint, device, dtype)?),
+            _ => Self::Llama(Llama::load(checkpoint, device, dtype)?),
         })
     }
 

@@ -1,10 +1,11 @@
 //! Model families in Burn whose linear layers can be block-low-rank.
 //!
 //! A model is a directory in Hugging Face style ([`Checkpoint`]). Its `model_type` picks the
-//! [`Family`]: [`Gpt2`] or [`Llama`], and [`AnyLanguageModel`] for whichever it is. Every linear layer of a model is a [`burn_blr::BlrLinear`], so
+//! [`Family`]: [`Gpt2`] or [`Llama`], and [`AnyLanguageModel`] for whichever it is, or [`Vit`]. Every linear layer of a model is a [`burn_blr::BlrLinear`], so
 //! the same code runs a dense checkpoint and one whose layers were replaced; a [`Plan`] says which
 //! layers become what. Language models are used through [`LanguageModel`]: [`generate`] continues
-//! a prompt, [`text_loss`] measures a text.
+//! a prompt, [`text_loss`] measures a text. A [`Vit`] says what is on the images that its
+//! [`ImagePipeline`] reads, and [`accuracy`] how often it is right.
 //!
 //! ```no_run
 //! use burn::tensor::{Device, FloatDType};
@@ -23,10 +24,13 @@
 
 mod any_language_model;
 mod checkpoint;
+mod classify;
 mod common;
 mod error;
 mod generate;
+mod image;
 mod gpt2;
+mod labels;
 mod language_model;
 mod layer;
 mod llama;
@@ -35,16 +39,20 @@ mod plan;
 mod sampling;
 mod text_loss;
 mod tokenizer;
+mod vit;
 
 pub use any_language_model::AnyLanguageModel;
 pub use checkpoint::{BLR_VERSION, BlrLayer, BlrSection, Checkpoint, Entry, Family, WeightFile};
+pub use classify::{Accuracy, Classification, accuracy};
 pub use common::{
-    Activation, Attention, Context, Heads, KvCache, LeftPadding, Mlp, QueryKeyValue, Rotary,
-    RotaryConfig, RotaryScaling, SeparateQueryKeyValue,
+    Activation, Attention, Context, Heads, KvCache, LeftPadding, Mlp, PatchEmbedding,
+    QueryKeyValue, Rotary, RotaryConfig, RotaryScaling, SeparateQueryKeyValue,
 };
 pub use error::ModelError;
 pub use generate::{GenerateOptions, Generation, StopReason, generate, generate_batch};
 pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
+pub use image::{ImagePipeline, ImageSize, LabelledImage, Pixels, Resampling, labelled_images};
+pub use labels::Labels;
 pub use language_model::LanguageModel;
 pub use layer::{FactorNames, LinearLayer, WeightLayout, check_structure, linear_layers};
 pub use llama::{Llama, LlamaBlock, LlamaConfig};
@@ -52,3 +60,4 @@ pub use plan::{PRESETS, Plan, Rule, default_blocks};
 pub use sampling::Sampler;
 pub use text_loss::{TextLoss, text_loss};
 pub use tokenizer::{TextStream, TextTokenizer};
+pub use vit::{Vit, VitBlock, VitConfig, VitNaming, VitPooling};

@@ -18,3 +18,4 @@ mod inspect;
 mod llama;
 mod run;
 mod safetensors_by_hand;
+mod vit;

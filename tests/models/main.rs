@@ -1,4 +1,4 @@
-//! Tests of the crate `models`: checkpoints, plans, GPT-2, Llama, generation and evaluation.
+//! Tests of the crate `models`: checkpoints, plans, GPT-2, Llama, ViT, images, generation and evaluation.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,6 +16,7 @@ mod devices;
 mod generation;
 mod gpt2;
 mod gpt2_config;
+mod images;
 mod llama;
 mod llama_config;
 mod plan;
@@ -25,3 +26,5 @@ mod text_loss;
 mod tiny_gpt2;
 mod tokenizer;
 mod transformers_parity;
+mod vit;
+mod vit_config;

@@ -82,13 +82,7 @@ impl Checkpoint {
             &config_path,
             "a checkpoint directory has a config.json beside its weights",
         )?;
-        let model_type = config.get("model_type").and_then(Value::as_str);
-        let model_type = model_type.ok_or_else(|| ModelError::MissingKey {
-            path: config_path.clone(),
-            key: String::from("model_type"),
-            expected: format!("one of {}", Family::supported()),
-        })?;
-        let family = Family::from_model_type(model_type, &config_path)?;
+        let family = Family::of_config(&config, &config_path)?;
         let blr = BlrSection::from_config(&config_path, &config)?;
 
         let files = open_weights(&dir)?;
@@ -128,11 +122,27 @@ impl Checkpoint {
         if self.family == expected {
             return Ok(());
         }
-        Err(ModelError::WrongFamily {
+        Err(self.wrong_family(expected.model_type()))
+    }
+
+    /// Checks that the model is a language model.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::WrongFamily`] if it is not.
+    pub fn expect_language_model(&self) -> Result<(), ModelError> {
+        match self.family {
+            Family::Gpt2 | Family::Llama => Ok(()),
+            Family::Vit => Err(self.wrong_family("language")),
+        }
+    }
+
+    fn wrong_family(&self, expected: &'static str) -> ModelError {
+        ModelError::WrongFamily {
             path: self.dir.clone(),
             found: self.family.model_type(),
-            expected: expected.model_type(),
-        })
+            expected,
+        }
     }
 
     /// Which layers are stored as factors.
@@ -232,7 +242,7 @@ impl Entry<'_> {
 }
 
 /// Reads and parses a JSON file that must be there.
-fn read_json<T: serde::de::DeserializeOwned>(
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
     path: &Path,
     expected: &'static str,
 ) -> Result<T, ModelError> {

@@ -9,6 +9,7 @@ mod weight_file;
 
 pub use blr_section::{BLR_VERSION, BlrLayer, BlrSection};
 pub(crate) use config_keys::{ConfigKeys, MAX_LAYERS};
+pub(crate) use directory::read_json;
 pub use directory::{Checkpoint, Entry};
 pub(crate) use family::BLAST_LLAMA;
 pub use family::Family;

@@ -11,6 +11,11 @@ pub(crate) struct AttentionMask {
 }
 
 impl AttentionMask {
+    /// Hides nothing.
+    pub(crate) fn none() -> Self {
+        Self { hidden: None }
+    }
+
     /// Hides the keys after each query, for `tokens` queries after `past` keys that are in the cache.
     pub(crate) fn causal(past: usize, tokens: usize, positions: &Positions) -> Self {
         // The last token sees everything, so a single one needs no mask.

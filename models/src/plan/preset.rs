@@ -73,7 +73,15 @@ const LLAMA7B: [PresetRule; 2] = [
     PresetRule::new(r"\.mlp\.(gate|up|down)_proj$", 16, 16, 1488).monarch_rank(1536),
 ];
 
-const TABLE: [Preset; 3] = [
+/// Both schemes of names; the joined query, key and value, which transformers keeps apart.
+const VIT_B: [PresetRule; 1] = [PresetRule::new(
+    r"\.(attention\.qkv|attn\.qkv|intermediate\.dense|layer\.\d+\.output\.dense|mlp\.fc[12])$",
+    3,
+    4,
+    128,
+)];
+
+const TABLE: [Preset; 4] = [
     Preset {
         name: "gpt2s",
         rules: &GPT2S,
@@ -85,6 +93,10 @@ const TABLE: [Preset; 3] = [
     Preset {
         name: "llama7b",
         rules: &LLAMA7B,
+    },
+    Preset {
+        name: "vit_b",
+        rules: &VIT_B,
     },
 ];
 
