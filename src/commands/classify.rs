@@ -70,7 +70,10 @@ pub fn run(common: &Common, arguments: &ClassifyArguments) -> Result<(), Command
                 Some(name) => name.to_string(),
                 None => format!("label {}", found.label),
             };
-            output::line(format_args!("  {:6.2} %  {name}", 100.0 * found.probability));
+            output::line(format_args!(
+                "  {:6.2} %  {name}",
+                100.0 * found.probability
+            ));
         }
     }
     let report = Report {

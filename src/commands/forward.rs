@@ -69,7 +69,13 @@ fn read_input_ids(path: &Path) -> Result<(Vec<i64>, usize), CommandError> {
 /// The pixels of the file and their shape.
 fn read_pixel_values(path: &Path) -> Result<(Vec<f32>, [usize; 4]), CommandError> {
     let expected = "F32 [batch, channels, height, width] with at least one pixel";
-    read(path, "pixel_values", Dtype::F32, expected, f32::from_le_bytes)
+    read(
+        path,
+        "pixel_values",
+        Dtype::F32,
+        expected,
+        f32::from_le_bytes,
+    )
 }
 
 /// The elements, of `N` bytes, and the shape of a tensor of a file.

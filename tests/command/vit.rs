@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use rstest::rstest;
 
 use crate::forward::logits;
@@ -33,9 +35,18 @@ fn refuses(arguments: &[&str], parts: &[&str]) {
     let finished = blr(arguments);
     assert_eq!(finished.code, Some(2), "{arguments:?}: {}", finished.stderr);
     assert_eq!(finished.stdout, "");
-    assert_eq!(finished.stderr.trim().lines().count(), 1, "{}", finished.stderr);
+    assert_eq!(
+        finished.stderr.trim().lines().count(),
+        1,
+        "{}",
+        finished.stderr
+    );
     for part in parts {
-        assert!(finished.stderr.contains(part), "{part}: {}", finished.stderr);
+        assert!(
+            finished.stderr.contains(part),
+            "{part}: {}",
+            finished.stderr
+        );
     }
 }
 
@@ -51,7 +62,12 @@ fn dense_weight(weights: &std::collections::BTreeMap<String, Tensor>, layer: &st
 
 #[test]
 fn logits_equal_those_of_transformers_and_timm() {
-    let names = ["hf_patch8", "hf_patch16_no_qkv_bias", "timm_token", "timm_avg"];
+    let names = [
+        "hf_patch8",
+        "hf_patch16_no_qkv_bias",
+        "timm_token",
+        "timm_avg",
+    ];
     for case in names.map(case) {
         let inputs = case.join("expected.safetensors");
         let difference = difference(&logits(&case, &inputs), &read(&inputs)["logits"]);
@@ -67,7 +83,11 @@ fn a_compressed_checkpoint_is_inspected_evaluated_and_classifies(
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (case(name), folder.path().join("out"));
     let plan = folder.path().join("plan.toml");
-    let blocks = if method == "low-rank" { "" } else { "blocks = 4" };
+    let blocks = if method == "low-rank" {
+        ""
+    } else {
+        "blocks = 4"
+    };
     let rule = |layers: &str| {
         format!("[[rules]]\nlayers = '{layers}'\nmethod = \"{method}\"\nkeep = 0.6\n{blocks}\n")
     };
@@ -98,7 +118,10 @@ fn a_compressed_checkpoint_is_inspected_evaluated_and_classifies(
     for (name, tensor) in &weights {
         match factors.get(name) {
             Some(kept) => assert_eq!(kept.values, tensor.values, "{name}"),
-            None => assert!(name.ends_with(".weight") && tensor.shape.len() == 2, "{name}"),
+            None => assert!(
+                name.ends_with(".weight") && tensor.shape.len() == 2,
+                "{name}"
+            ),
         }
     }
 
@@ -112,7 +135,13 @@ fn a_compressed_checkpoint_is_inspected_evaluated_and_classifies(
     assert_eq!(report["dense_parameters"], all);
 
     let picture = image("image.png");
-    let arguments = ["classify", text(&out), text(&picture), "--json", text(&json)];
+    let arguments = [
+        "classify",
+        text(&out),
+        text(&picture),
+        "--json",
+        text(&json),
+    ];
     blr(&arguments).expect_success();
     let label = read_json(&json)["images"][0]["top"][0]["label"].clone();
     let label = label.as_u64().unwrap() as usize;
@@ -122,7 +151,14 @@ fn a_compressed_checkpoint_is_inspected_evaluated_and_classifies(
         fs::create_dir_all(&class).unwrap();
         fs::copy(&picture, class.join(format!("{n}.png"))).unwrap();
     }
-    let evaluate = ["eval", text(&out), "--data", text(&data), "--json", text(&json)];
+    let evaluate = [
+        "eval",
+        text(&out),
+        "--data",
+        text(&data),
+        "--json",
+        text(&json),
+    ];
     blr(&evaluate).expect_success();
     let report = read_json(&json);
     assert_eq!(report["images"], 3);
@@ -162,7 +198,10 @@ fn the_layers_are_joined_across_shards() {
         false => "model-00002-of-00002.safetensors",
     };
     let mut map = serde_json::Map::new();
-    for half in ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
+    for half in [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ] {
         let tensors = file.tensors();
         let tensors = tensors.iter().filter(|(name, _)| shard(name) == half);
         let tensors = tensors.map(|(name, view)| (name, view));
@@ -172,44 +211,160 @@ fn the_layers_are_joined_across_shards() {
         map.insert(name.to_string(), shard(name).into());
     }
     let index = serde_json::json!({"metadata": {}, "weight_map": map});
-    fs::write(source.join("model.safetensors.index.json"), index.to_string()).unwrap();
+    fs::write(
+        source.join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
 
-    let flags = ["--method", "low-rank", "--rank", "48", "--layers", r"attention\.qkv$"];
+    let flags = [
+        "--method",
+        "low-rank",
+        "--rank",
+        "48",
+        "--layers",
+        r"attention\.qkv$",
+    ];
     compress(&source, &out, &flags);
     let inputs = case("hf_patch8").join("expected.safetensors");
     let difference = difference(&logits(&out, &inputs), &read(&inputs)["logits"]);
     assert!(difference < 2e-4, "{difference:e}");
     refuses(
-        &["compress", text(&out), "--out", text(&folder.path().join("again")), "--method", "blast",
-          "--keep", "0.5", "--layers", r"attention\.qkv$"],
+        &[
+            "compress",
+            text(&out),
+            "--out",
+            text(&folder.path().join("again")),
+            "--method",
+            "blast",
+            "--keep",
+            "0.5",
+            "--layers",
+            r"attention\.qkv$",
+        ],
         &["attention.attention.qkv`, which is low-rank already"],
     );
 }
 
-#[test]
-fn the_preset_of_the_paper_applies_to_both_schemes_of_names() {
-    // The paper's rank of 128 is more than a layer 48 wide can have, which names the layer it would
-    // have replaced first.
-    for (name, layer) in [
-        ("hf_patch8", "vit.encoder.layer.0.attention.attention.qkv"),
-        ("timm_token", "blocks.0.attn.qkv"),
-    ] {
-        let folder = tempfile::tempdir().unwrap();
-        let out = folder.path().join("out");
-        let source = case(name);
-        let arguments = ["compress", text(&source), "--out", text(&out)];
-        let preset = ["--method", "low-rank", "--preset", "vit_b"];
-        let finished = blr(&[&arguments[..], &preset].concat());
-        match finished.code {
-            Some(0) => {
-                let config = read_json(&out.join("config.json"));
-                let layers = config["blr"]["layers"].as_object().unwrap();
-                assert_eq!(layers.len(), 6);
-                assert!(layers.contains_key(layer));
-            }
-            _ => assert!(finished.stderr.contains(layer), "{}", finished.stderr),
+/// Writes a checkpoint of one block that is wide enough for the ranks of the paper.
+fn wide_checkpoint(folder: &Path, timm: bool) {
+    const WIDTH: usize = 132;
+    const INNER: usize = 264;
+    let config = if timm {
+        serde_json::json!({
+            "architecture": "vit_tiny_patch16_224", "num_classes": 5, "pretrained_cfg": {},
+            "model_args": {"img_size": 16, "patch_size": 8, "embed_dim": WIDTH, "depth": 1,
+                "num_heads": 3, "mlp_ratio": 2.0},
+        })
+    } else {
+        serde_json::json!({
+            "model_type": "vit", "hidden_size": WIDTH, "intermediate_size": INNER,
+            "num_hidden_layers": 1, "num_attention_heads": 3, "image_size": 16, "patch_size": 8,
+            "num_labels": 5,
+        })
+    };
+    let mut shapes = Vec::new();
+    let mut layer = |name: &str, shape: &[usize]| {
+        shapes.push((format!("{name}.weight"), shape.to_vec()));
+        shapes.push((format!("{name}.bias"), shape[..1].to_vec()));
+    };
+    let patch = [WIDTH, 3, 8, 8];
+    if timm {
+        layer("patch_embed.proj", &patch);
+        layer("blocks.0.attn.qkv", &[3 * WIDTH, WIDTH]);
+        layer("blocks.0.attn.proj", &[WIDTH, WIDTH]);
+        layer("blocks.0.mlp.fc1", &[INNER, WIDTH]);
+        layer("blocks.0.mlp.fc2", &[WIDTH, INNER]);
+        for norm in ["blocks.0.norm1", "blocks.0.norm2", "norm"] {
+            layer(norm, &[WIDTH]);
         }
+        layer("head", &[5, WIDTH]);
+        shapes.push(("cls_token".to_string(), vec![1, 1, WIDTH]));
+        shapes.push(("pos_embed".to_string(), vec![1, 5, WIDTH]));
+    } else {
+        layer("vit.embeddings.patch_embeddings.projection", &patch);
+        let mut block = |name: &str, shape: &[usize]| {
+            layer(&format!("vit.encoder.layer.0.{name}"), shape);
+        };
+        for part in ["query", "key", "value"] {
+            block(&format!("attention.attention.{part}"), &[WIDTH, WIDTH]);
+        }
+        block("attention.output.dense", &[WIDTH, WIDTH]);
+        block("intermediate.dense", &[INNER, WIDTH]);
+        block("output.dense", &[WIDTH, INNER]);
+        block("layernorm_before", &[WIDTH]);
+        block("layernorm_after", &[WIDTH]);
+        layer("vit.layernorm", &[WIDTH]);
+        layer("classifier", &[5, WIDTH]);
+        shapes.push(("vit.embeddings.cls_token".to_string(), vec![1, 1, WIDTH]));
+        shapes.push((
+            "vit.embeddings.position_embeddings".to_string(),
+            vec![1, 5, WIDTH],
+        ));
     }
+    let mut rng = SmallRng::seed_from_u64(3);
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = shapes
+        .into_iter()
+        .map(|(name, shape)| {
+            let count = shape.iter().product();
+            let values = (0..count).map(|_| rng.random_range(-0.2f32..0.2));
+            (name, shape, values.flat_map(f32::to_le_bytes).collect())
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let dtype = safetensors::Dtype::F32;
+        let view = safetensors::tensor::TensorView::new(dtype, shape.clone(), bytes).unwrap();
+        (name, view)
+    });
+    fs::create_dir_all(folder).unwrap();
+    let path = folder.join("model.safetensors");
+    safetensors::serialize_to_file(views.collect::<Vec<_>>(), None, &path).unwrap();
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}
+
+#[rstest]
+fn the_preset_of_the_paper_applies_to_both_schemes_of_names(
+    #[values("low-rank", "monarch", "blast")] method: &str,
+    #[values(true, false)] timm: bool,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out) = (folder.path().join("source"), folder.path().join("out"));
+    wide_checkpoint(&source, timm);
+    compress(
+        &source,
+        &out,
+        &["--method", method, "--preset", "vit_b", "--sweeps", "3"],
+    );
+    let config = read_json(&out.join("config.json"));
+    let layers = config["blr"]["layers"].as_object().unwrap();
+    let names: Vec<_> = layers.keys().map(String::as_str).collect();
+    let expected = if timm {
+        ["blocks.0.attn.qkv", "blocks.0.mlp.fc1", "blocks.0.mlp.fc2"]
+    } else {
+        [
+            "vit.encoder.layer.0.attention.attention.qkv",
+            "vit.encoder.layer.0.intermediate.dense",
+            "vit.encoder.layer.0.output.dense",
+        ]
+    };
+    assert_eq!(names, expected);
+    let blocks = match method {
+        "low-rank" => 1,
+        "monarch" => 4,
+        _ => 3,
+    };
+    for layer in layers.values() {
+        assert_eq!(
+            (layer["rank"].as_u64(), layer["blocks"].as_u64()),
+            (Some(128), Some(blocks))
+        );
+    }
+    // The images of this case are larger, and their positions interpolated.
+    let inputs = case("hf_patch8").join("expected.safetensors");
+    let (found, dense) = (logits(&out, &inputs), logits(&source, &inputs));
+    assert_eq!(found.shape, [2, 5]);
+    let change = difference(&found, &dense);
+    assert!(change > 0.0 && change.is_finite(), "{change}");
 }
 
 #[test]
@@ -218,7 +373,14 @@ fn images_get_the_likeliest_labels_by_name() {
     let json = folder.path().join("report.json");
     for name in ["hf_patch8", "timm_token"] {
         let (source, png, jpg) = (case(name), image("image.png"), image("image.jpg"));
-        let arguments = ["classify", text(&source), text(&png), text(&jpg), "--top", "2"];
+        let arguments = [
+            "classify",
+            text(&source),
+            text(&png),
+            text(&jpg),
+            "--top",
+            "2",
+        ];
         let finished = blr(&[&arguments[..], &["--json", text(&json)]].concat()).expect_success();
         let lines: Vec<_> = finished.stdout.lines().collect();
         assert_eq!(lines.len(), 6, "{}", finished.stdout);
@@ -260,10 +422,19 @@ fn bad_input_is_refused_in_one_line() {
         &[classify, source_text, text(&png), text(&not_an_image)],
         &["text.png", "not a readable image", "PNG or JPEG"],
     );
-    refuses(&[classify, source_text, "none.png"], &["none.png: no such file"]);
-    refuses(&[classify, source_text, text(&png), "--top", "0"], &["--top 0"]);
+    refuses(
+        &[classify, source_text, "none.png"],
+        &["none.png: no such file"],
+    );
+    refuses(
+        &[classify, source_text, text(&png), "--top", "0"],
+        &["--top 0"],
+    );
     let gpt2 = repository().join("demo/checkpoint");
-    refuses(&[classify, text(&gpt2), text(&png)], &["holds a gpt2 model", "vit"]);
+    refuses(
+        &[classify, text(&gpt2), text(&png)],
+        &["holds a gpt2 model", "vit"],
+    );
     refuses(
         &["generate", source_text, "--prompt", "a"],
         &["holds a vit model; expected language"],
@@ -279,8 +450,14 @@ fn bad_input_is_refused_in_one_line() {
         &["--window 7"],
     );
     let json = file("list.json", r#"[{"image": "text.png", "label": "lynx"}]"#);
-    refuses(&["eval", source_text, "--data", text(&json)], &["text.png", "not a readable image"]);
-    refuses(&["eval", source_text, "--data", "none"], &["none: no such file"]);
+    refuses(
+        &["eval", source_text, "--data", text(&json)],
+        &["text.png", "not a readable image"],
+    );
+    refuses(
+        &["eval", source_text, "--data", "none"],
+        &["none: no such file"],
+    );
 
     let broken = folder.path().join("broken");
     copy_checkpoint(&source, &broken);
@@ -296,11 +473,21 @@ fn bad_input_is_refused_in_one_line() {
     let mut config = read_json(&timm.join("config.json"));
     config.as_object_mut().unwrap().remove("num_classes");
     fs::write(timm.join("config.json"), config.to_string()).unwrap();
-    refuses(&[classify, text(&timm), text(&png)], &["no key `num_classes`"]);
+    refuses(
+        &[classify, text(&timm), text(&png)],
+        &["no key `num_classes`"],
+    );
     let inputs = repository().join("tests/reference/gpt2/heads1/expected.safetensors");
     let outputs = folder.path().join("outputs.safetensors");
     refuses(
-        &["forward", source_text, "--inputs", text(&inputs), "--outputs", text(&outputs)],
+        &[
+            "forward",
+            source_text,
+            "--inputs",
+            text(&inputs),
+            "--outputs",
+            text(&outputs),
+        ],
         &["pixel_values", "not in the file"],
     );
     assert!(!outputs.exists());

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, FloatDType};
+use image::{GrayImage, RgbaImage};
 use models::{
-    Checkpoint, ImagePipeline, Labels, LabelledImage, ModelError, Pixels, Vit, accuracy,
+    Checkpoint, ImagePipeline, LabelledImage, Labels, ModelError, Pixels, Vit, accuracy,
     labelled_images,
 };
 use rstest::rstest;
@@ -15,9 +16,9 @@ use serde_json::{Value, json};
 use crate::reference_case::{CaseCopy, root};
 use crate::tiny_gpt2::max_difference;
 
-/// Largest difference of a value that went through the same 8 bits: what `f32` rounds, of numbers of
-/// order one (of order 100 without rescaling).
-const ROUNDING: f32 = 2e-6;
+/// Largest difference of a value that went through the same 8 bits: what `f32` rounds. Up to 2.4e-7
+/// was measured.
+const ROUNDING: f32 = 5e-7;
 
 /// The pipelines that the script listed.
 fn settings() -> Value {
@@ -39,7 +40,9 @@ fn pipeline(name: &str, settings: &Value) -> ImagePipeline {
 fn expected(name: &str) -> (Vec<f32>, [usize; 2]) {
     let bytes = fs::read(root("vit").join("pipelines.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let view = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let view = file
+        .tensor(name)
+        .unwrap_or_else(|error| panic!("{name}: {error}"));
     let [3, height, width] = view.shape() else {
         panic!("{name}: {:?}", view.shape());
     };
@@ -67,27 +70,51 @@ fn pixels_of_a_png_equal_those_of_transformers_and_timm() {
         let pipeline = pipeline(name, settings);
         let pixels = pipeline.open(&root("vit").join("image.png")).unwrap();
         let difference = difference(name, &pixels);
-        let (limit, scale) = match name.as_str() {
-            // torchvision rounds otherwise than Pillow.
-            "hf_torchvision" => (LEVEL * 1.001, 1.0),
-            "hf_no_normalize" => (ROUNDING, 128.0),
-            _ => (ROUNDING, 1.0),
+        let limit = match name.as_str() {
+            // torchvision rounds otherwise than Pillow, by one level.
+            "hf_torchvision" => LEVEL * 1.001,
+            _ => ROUNDING,
         };
-        assert!(difference < limit * scale, "{name}: {difference}");
+        assert!(difference < limit, "{name}: {difference}");
     }
 }
 
 #[test]
-fn pixels_of_a_jpeg_are_those_of_transformers_and_timm_within_two_levels() {
+fn pixels_of_a_jpeg_are_within_three_levels_of_those_of_transformers_and_timm() {
     let settings = settings();
     for name in ["hf_bilinear", "timm_bicubic"] {
         for (file, suffix) in [("image.jpg", "jpg"), ("turned.jpg", "turned")] {
             let pixels = pipeline(name, &settings[name]).open(&root("vit").join(file));
             let difference = difference(&format!("{name}.{suffix}"), &pixels.unwrap());
-            // The decoders round differently, and enlarging adds to it.
-            assert!(difference < 2.0 * LEVEL * 1.001, "{name}, {file}: {difference}");
+            // The decoders round differently, most where colours have half the resolution, as in the
+            // first file. Measured: 2 and 3 levels there, 1 and 1 in the other.
+            let levels = if suffix == "jpg" { 3.0 } else { 1.0 };
+            assert!(
+                difference < levels * LEVEL * 1.001,
+                "{name}, {file}: {difference}"
+            );
         }
     }
+}
+
+#[test]
+fn grey_and_transparent_images_become_red_green_and_blue() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image.png");
+    let plain = json!({"do_resize": false, "do_rescale": false, "do_normalize": false});
+    let pipeline = pipeline("plain", &plain);
+    let grey = GrayImage::from_raw(3, 2, vec![0, 50, 100, 150, 200, 255]).unwrap();
+    grey.save(&path).unwrap();
+    let pixels = pipeline.open(&path).unwrap();
+    assert_eq!(pixels.size, [2, 3]);
+    assert_eq!(
+        pixels.values,
+        [0.0, 50.0, 100.0, 150.0, 200.0, 255.0].repeat(3)
+    );
+    let clear = RgbaImage::from_raw(2, 1, vec![10, 20, 30, 0, 40, 50, 60, 255]).unwrap();
+    clear.save(&path).unwrap();
+    let pixels = pipeline.open(&path).unwrap();
+    assert_eq!(pixels.values, [10.0, 40.0, 20.0, 50.0, 30.0, 60.0]);
 }
 
 #[test]
@@ -103,13 +130,21 @@ fn a_file_that_is_no_image_is_refused() {
         error
     };
     let whole = fs::read(root("vit").join("image.png")).unwrap();
-    for bytes in [&b""[..], b"not an image", &whole[..200], &whole[..whole.len() / 2]] {
+    for bytes in [
+        &b""[..],
+        b"not an image",
+        &whole[..200],
+        &whole[..whole.len() / 2],
+    ] {
         assert!(matches!(open(bytes), ModelError::Image { .. }));
     }
     let error = pipeline.open(&folder.path().join("none.png")).unwrap_err();
     assert!(matches!(error, ModelError::MissingFile { .. }), "{error}");
     let error = pipeline.open(folder.path()).unwrap_err();
-    assert!(matches!(error, ModelError::Io { .. } | ModelError::Image { .. }), "{error}");
+    assert!(
+        matches!(error, ModelError::Io { .. } | ModelError::Image { .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -168,7 +203,8 @@ fn images_of_different_sizes_are_no_batch() {
 }
 
 fn labels() -> Labels {
-    let config = json!({"model_type": "vit", "id2label": {"0": "cat", "1": "dog, hound", "2": "lynx"}});
+    let config =
+        json!({"model_type": "vit", "id2label": {"0": "cat", "1": "dog, hound", "2": "lynx"}});
     Labels::from_json(&config, Path::new("config.json")).unwrap()
 }
 
@@ -198,7 +234,13 @@ fn pairs(expected: &[(usize, &str)]) -> Vec<(usize, PathBuf)> {
 
 #[test]
 fn folders_are_named_by_label_number_or_order() {
-    let named = folder(&["lynx/b.JPG", "lynx/a.png", "0/c.jpeg", "0/notes.txt", "list.txt"]);
+    let named = folder(&[
+        "lynx/b.JPG",
+        "lynx/a.png",
+        "0/c.jpeg",
+        "0/notes.txt",
+        "list.txt",
+    ]);
     assert_eq!(
         listed(named.path(), named.path()).unwrap(),
         pairs(&[(0, "0/c.jpeg"), (2, "lynx/a.png"), (2, "lynx/b.JPG")])
@@ -233,7 +275,11 @@ fn lists_name_images_beside_them() {
 #[rstest]
 #[case::out_of_range("list.csv", "a.png,3\n", "line 1: label 3; expected 0 to 2")]
 #[case::negative("list.csv", "image,label\na.png,-1\n", "line 2: label -1")]
-#[case::unknown("list.json", r#"[{"image": "a.png", "label": "bird"}]"#, "label bird; expected 0 to 2")]
+#[case::unknown(
+    "list.json",
+    r#"[{"image": "a.png", "label": "bird"}]"#,
+    "label bird; expected 0 to 2"
+)]
 #[case::fraction("list.json", r#"[{"image": "a.png", "label": 1.5}]"#, "label 1.5")]
 #[case::no_comma("list.csv", "a.png\n", "line 1: no comma; expected image,label")]
 #[case::no_list("list.json", r#"{"a.png": 1}"#, "list.json: ")]
@@ -273,7 +319,9 @@ fn accuracy_counts_what_the_model_says() {
     let (right, wrong) = (best[0].label, best[1].label);
     let images = [right, wrong, right, right, wrong].map(image);
     let mut heard = Vec::new();
-    let found = accuracy(&model, &pipeline, &images, 2, &device, |done| heard.push(done));
+    let found = accuracy(&model, &pipeline, &images, 2, &device, |done| {
+        heard.push(done)
+    });
     let found = found.unwrap();
     assert_eq!((found.correct, found.images), (3, 5));
     assert_eq!(found.share(), 0.6);

@@ -199,17 +199,18 @@ fn a_rule_that_names_the_joined_layer_joins_query_key_and_value() {
         [key.clone(), value.clone()]
     );
     // A pattern for all of them means the layers as they are stored.
-    let rest = ["attention.output.dense", "intermediate.dense", "output.dense"];
+    let rest = [
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    ];
     let all = replaced(&[""]);
     assert_eq!(all[..3], [query.clone(), key.clone(), value.clone()]);
     assert_eq!(all[3..], rest);
     assert_eq!(replaced(&[r"attention\.qkv$", ""])[0], joined);
     assert_eq!(replaced(&[r"attention\.qkv$", ""])[1..], rest);
     // The first rule wins, here with a part.
-    assert_eq!(
-        replaced(&["query", r"attention\.qkv$"]),
-        [query]
-    );
+    assert_eq!(replaced(&["query", r"attention\.qkv$"]), [query]);
 }
 
 #[rstest]
@@ -336,7 +337,7 @@ fn weights_that_do_not_fit_the_configuration_are_named() {
     );
     let error = error_after("timm_token", |config| config["num_classes"] = json!(8));
     assert!(
-        matches!(&error, ModelError::TensorShape { tensor, .. } if tensor == "head.weight"),
+        matches!(&error, ModelError::TensorShape { tensor, .. } if tensor.starts_with("head.")),
         "{error}"
     );
     let error = error_after("timm_avg", |config| {
@@ -354,7 +355,14 @@ fn a_checkpoint_of_another_family_is_refused() {
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let error = Vit::load(&checkpoint, &Device::flex(), FloatDType::F32).unwrap_err();
     assert!(
-        matches!(error, ModelError::WrongFamily { found: "gpt2", expected: "vit", .. }),
+        matches!(
+            error,
+            ModelError::WrongFamily {
+                found: "gpt2",
+                expected: "vit",
+                ..
+            }
+        ),
         "{error}"
     );
     let checkpoint = Checkpoint::open(root("vit").join("timm_token")).unwrap();

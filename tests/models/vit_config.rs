@@ -44,7 +44,10 @@ fn the_published_configurations_of_timm_are_the_presets() {
 fn the_sizes_of_timm_have_their_widths() {
     let giant = parse(json!({"architecture": "vit_giant_patch14_224", "num_classes": 3})).unwrap();
     assert_eq!((giant.hidden_size, giant.intermediate_size), (1408, 6144));
-    assert_eq!((giant.num_hidden_layers, giant.num_attention_heads), (40, 16));
+    assert_eq!(
+        (giant.num_hidden_layers, giant.num_attention_heads),
+        (40, 16)
+    );
     let huge = parse(json!({"architecture": "vit_gigantic_patch14_224", "num_classes": 3}));
     assert_eq!(huge.unwrap().intermediate_size, 8192);
 }
@@ -69,7 +72,8 @@ fn arguments_of_timm_change_the_model() {
 #[test]
 fn labels_are_found_by_name_description_and_number() {
     let labels = |config: Value| Labels::from_json(&config, Path::new("dir/config.json"));
-    let found = labels(json!({"model_type": "vit", "id2label": {"0": "cat", "1": "7", "2": "dog, hound"}}));
+    let found =
+        labels(json!({"model_type": "vit", "id2label": {"0": "cat", "1": "7", "2": "dog, hound"}}));
     let found = found.unwrap();
     assert_eq!(found.count(), 3);
     assert_eq!(found.text(2), Some("dog, hound"));
@@ -86,7 +90,10 @@ fn labels_are_found_by_name_description_and_number() {
     assert_eq!((found.find("n02"), found.find("tench")), (Some(1), Some(1)));
     let error = labels(json!({"model_type": "vit", "id2label": {"0": "cat", "2": "dog"}}));
     let text = error.unwrap_err().to_string();
-    assert!(text.contains("`id2label`") && text.contains("2 labels"), "{text}");
+    assert!(
+        text.contains("`id2label`") && text.contains("2 labels"),
+        "{text}"
+    );
 }
 
 #[rstest]

@@ -178,7 +178,7 @@ def pixel_values(name, settings, picture):
 def make_pipelines(out):
     picture = image()
     picture.save(out / "image.png")
-    picture.save(out / "image.jpg", quality=92, subsampling=0)
+    picture.save(out / "image.jpg", quality=92)
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     picture.save(out / "turned.jpg", quality=92, subsampling=0, exif=exif)

@@ -134,7 +134,12 @@ impl<'a> ConfigKeys<'a> {
         match self.get(key) {
             Some(Value::Array(values)) => {
                 let side = |value: &Value| u32::try_from(value.as_u64()?).ok().filter(|&n| n > 0);
-                match values.iter().map(side).collect::<Option<Vec<_>>>().as_deref() {
+                match values
+                    .iter()
+                    .map(side)
+                    .collect::<Option<Vec<_>>>()
+                    .as_deref()
+                {
                     Some(&[height, width]) => Ok(Some([height as usize, width as usize])),
                     _ => Err(self.invalid(key, "height and width, two positive integers")),
                 }
@@ -144,7 +149,10 @@ impl<'a> ConfigKeys<'a> {
     }
 
     /// A list of `N` finite numbers, `None` where the key is not set.
-    pub(crate) fn numbers<const N: usize>(&self, key: &str) -> Result<Option<[f32; N]>, ModelError> {
+    pub(crate) fn numbers<const N: usize>(
+        &self,
+        key: &str,
+    ) -> Result<Option<[f32; N]>, ModelError> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };

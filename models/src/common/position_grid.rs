@@ -46,9 +46,11 @@ pub(crate) fn interpolate_grid(
         .matmul(table.reshape([old_rows, old_columns * hidden]))
         .reshape([new_rows, old_columns, hidden]);
     // [1, new columns, old columns] · [new rows, old columns, hidden]
-    let columns = matrix(old_columns, new_columns)
-        .unsqueeze::<3>()
-        .expand([new_rows, new_columns, old_columns]);
+    let columns = matrix(old_columns, new_columns).unsqueeze::<3>().expand([
+        new_rows,
+        new_columns,
+        old_columns,
+    ]);
     columns
         .matmul(rows)
         .reshape([1, new_rows * new_columns, hidden])

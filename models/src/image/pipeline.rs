@@ -13,7 +13,8 @@ use crate::{Checkpoint, Family, ModelError, VitConfig, VitNaming};
 /// `preprocessor_config.json` of `transformers` or `pretrained_cfg` of timm says.
 ///
 /// Resizing rounds to 8 bits exactly as Pillow does, which timm uses; `transformers` may use
-/// torchvision instead, which differs by at most one level of 255.
+/// torchvision instead, from which one level of 255 was measured. JPEG files are decoded by another
+/// library than Pillow's, with up to three levels between them once an image is resized.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImagePipeline {
     pub(super) resize: Option<(ImageSize, Resampling)>,
@@ -86,10 +87,11 @@ impl ImagePipeline {
     /// [`ModelError::MissingFile`], [`ModelError::Io`] and [`ModelError::Image`] if it is not a PNG
     /// or JPEG file that can be read; those of [`ImagePipeline::prepare`].
     pub fn open(&self, path: &Path) -> Result<Pixels, ModelError> {
-        self.prepare(&decode(path)?).ok_or_else(|| ModelError::Image {
-            path: path.to_path_buf(),
-            reason: String::from("it has no pixels once it is resized"),
-        })
+        self.prepare(&decode(path)?)
+            .ok_or_else(|| ModelError::Image {
+                path: path.to_path_buf(),
+                reason: String::from("it has no pixels once it is resized"),
+            })
     }
 
     /// Prepares an image; `None` if nothing would be left of it.
@@ -175,7 +177,10 @@ impl Pixels {
                 found: images.iter().map(|image| image.size).collect(),
             });
         }
-        let values: Vec<f32> = images.iter().flat_map(|image| image.values.clone()).collect();
+        let values: Vec<f32> = images
+            .iter()
+            .flat_map(|image| image.values.clone())
+            .collect();
         let data = TensorData::new(values, [images.len(), 3, size[0], size[1]]);
         Ok(Tensor::from_data(data, (device, DType::F32)))
     }

@@ -41,8 +41,7 @@ pub(super) fn resize(
     let (old_width, old_height) = (image.width() as usize, image.height() as usize);
     let mut resized = image.clone();
     if width != old_width {
-        let windows: Vec<_> = filter.windows(old_width, width);
-        let windows = fixed_point(&windows);
+        let windows = fixed_point(&filter.windows(old_width, width));
         resized = RgbImage::from_fn(width as u32, old_height as u32, |x, y| {
             sum(&windows, x, |input| image.get_pixel(input, y).0)
         });
@@ -78,11 +77,7 @@ fn fixed_point(windows: &[Window]) -> Vec<FixedWindow> {
 }
 
 /// The weighted sum of the pixels of window `output`.
-fn sum(
-    windows: &[FixedWindow],
-    output: u32,
-    pixel: impl Fn(u32) -> [u8; 3],
-) -> image::Rgb<u8> {
+fn sum(windows: &[FixedWindow], output: u32, pixel: impl Fn(u32) -> [u8; 3]) -> image::Rgb<u8> {
     let mut sums = [1i32 << (WEIGHT_BITS - 1); 3];
     if let Some(window) = windows.get(output as usize) {
         for (input, &weight) in (window.start..).zip(&window.weights) {

@@ -120,11 +120,7 @@ impl ImagePipeline {
 }
 
 /// Standard deviations, which divide.
-fn deviations(
-    keys: &ConfigKeys<'_>,
-    key: &str,
-    default: [f32; 3],
-) -> Result<[f32; 3], ModelError> {
+fn deviations(keys: &ConfigKeys<'_>, key: &str, default: [f32; 3]) -> Result<[f32; 3], ModelError> {
     let deviations = keys.numbers(key)?.unwrap_or(default);
     if deviations.contains(&0.0) {
         return Err(keys.invalid(key, "three numbers other than zero"));

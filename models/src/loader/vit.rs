@@ -122,7 +122,12 @@ impl VitConfig {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let joined = 3 * hidden / names.qkv.len();
         let mut block: Vec<(&str, usize, usize, bool)> = Vec::new();
-        block.extend(names.qkv.iter().map(|&name| (name, hidden, joined, self.qkv_bias)));
+        block.extend(
+            names
+                .qkv
+                .iter()
+                .map(|&name| (name, hidden, joined, self.qkv_bias)),
+        );
         block.push((names.proj, hidden, hidden, self.proj_bias));
         block.push((names.fc1, hidden, inner, self.proj_bias));
         block.push((names.fc2, inner, hidden, self.proj_bias));
@@ -131,7 +136,12 @@ impl VitConfig {
             block
                 .iter()
                 .map(move |&(name, in_features, out_features, has_bias)| {
-                    dense(format!("{stem}.{name}"), in_features, out_features, has_bias)
+                    dense(
+                        format!("{stem}.{name}"),
+                        in_features,
+                        out_features,
+                        has_bias,
+                    )
                 })
         });
         layers.collect()
@@ -278,13 +288,11 @@ impl<'a> BlockLayers<'a> {
     fn query_key_value(&self, weights: &mut impl Weights) -> Result<QueryKeyValue, ModelError> {
         Ok(match self.qkv {
             Qkv::Joined(layer) => QueryKeyValue::Joined(weights.linear(layer)?),
-            Qkv::Separate([query, key, value]) => {
-                QueryKeyValue::Separate(SeparateQueryKeyValue {
-                    query: weights.linear(query)?,
-                    key: weights.linear(key)?,
-                    value: weights.linear(value)?,
-                })
-            }
+            Qkv::Separate([query, key, value]) => QueryKeyValue::Separate(SeparateQueryKeyValue {
+                query: weights.linear(query)?,
+                key: weights.linear(key)?,
+                value: weights.linear(value)?,
+            }),
         })
     }
 }

@@ -76,11 +76,7 @@ impl Plan {
             .iter()
             .map(|rule| Ok((rule, pattern(rule)?)))
             .collect::<Result<Vec<_>, ModelError>>()?;
-        let first = |name: &str| {
-            rules
-                .iter()
-                .position(|(_, pattern)| pattern.is_match(name))
-        };
+        let first = |name: &str| rules.iter().position(|(_, pattern)| pattern.is_match(name));
         let joinable = layers.array_windows().filter_map(LinearLayer::join);
         let joinable: Vec<_> = joinable.map(|layer| layer.name).collect();
         for (rule, pattern) in &rules {

@@ -182,7 +182,11 @@ fn pooling(
     class_token: bool,
 ) -> Result<VitPooling, ModelError> {
     const KEY: &str = "global_pool";
-    let place = if arguments.holds(KEY) { arguments } else { keys };
+    let place = if arguments.holds(KEY) {
+        arguments
+    } else {
+        keys
+    };
     match place.text(KEY, "token")? {
         "token" if class_token => Ok(VitPooling::Token),
         "token" => Err(place.invalid(KEY, "avg where class_token is false")),
