@@ -1,5 +1,6 @@
 //! The names of the labels of a classifier.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::Value;
@@ -13,8 +14,9 @@ use crate::{Checkpoint, Family, ModelError, VitConfig};
 /// `label_descriptions`. Most configurations of timm have none.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Labels {
-    names: Vec<Option<String>>,
-    descriptions: Vec<Option<String>>,
+    count: usize,
+    names: BTreeMap<usize, String>,
+    descriptions: BTreeMap<usize, String>,
 }
 
 impl Labels {
@@ -38,63 +40,64 @@ impl Labels {
     pub fn from_json(json: &Value, path: &Path) -> Result<Self, ModelError> {
         let keys = ConfigKeys::new(path, json);
         let count = VitConfig::from_json(json, path)?.num_labels;
-        let mut labels = Self {
-            names: vec![None; count],
-            descriptions: vec![None; count],
-        };
+        let mut names = BTreeMap::new();
         for key in ["id2label", "label_names"] {
-            let expected = || format!("a name for each of the {count} labels, by number");
-            let invalid = || keys.invalid(key, expected());
-            match keys.get(key) {
-                None => {}
-                Some(Value::Array(names)) => {
-                    for (n, name) in names.iter().enumerate() {
-                        let place = labels.names.get_mut(n).ok_or_else(invalid)?;
-                        *place = Some(name.as_str().ok_or_else(invalid)?.to_string());
-                    }
-                }
-                Some(Value::Object(names)) => {
-                    for (n, name) in names {
-                        let n: usize = n.parse().map_err(|_| invalid())?;
-                        let place = labels.names.get_mut(n).ok_or_else(invalid)?;
-                        *place = Some(name.as_str().ok_or_else(invalid)?.to_string());
-                    }
-                }
+            let invalid = || {
+                keys.invalid(
+                    key,
+                    format!("a name for each of the {count} labels, by number"),
+                )
+            };
+            let listed: Vec<(usize, &Value)> = match keys.get(key) {
+                None => continue,
+                Some(Value::Array(names)) => names.iter().enumerate().collect(),
+                Some(Value::Object(names)) => names
+                    .iter()
+                    .map(|(n, name)| Ok((n.parse()?, name)))
+                    .collect::<Result<_, std::num::ParseIntError>>()
+                    .map_err(|_| invalid())?,
                 Some(_) => return Err(invalid()),
+            };
+            for (n, name) in listed {
+                let name = name.as_str().filter(|_| n < count).ok_or_else(invalid)?;
+                names.insert(n, name.to_string());
             }
         }
-        if let Some(descriptions) = keys.section("label_descriptions")? {
-            for (place, name) in labels.descriptions.iter_mut().zip(&labels.names) {
-                if let Some(name) = name {
-                    *place = match descriptions.text(name, "")? {
-                        "" => None,
-                        text => Some(text.to_string()),
-                    };
+        let mut descriptions = BTreeMap::new();
+        if let Some(described) = keys.section("label_descriptions")? {
+            for (&n, name) in &names {
+                let text = described.text(name, "")?;
+                if !text.is_empty() {
+                    descriptions.insert(n, text.to_string());
                 }
             }
         }
-        Ok(labels)
+        Ok(Self {
+            count,
+            names,
+            descriptions,
+        })
     }
 
     /// Number of labels.
     pub fn count(&self) -> usize {
-        self.names.len()
+        self.count
     }
 
     /// What label `n` means: its description, or else its name, `None` where it has neither.
     pub fn text(&self, n: usize) -> Option<&str> {
-        let description = self.descriptions.get(n)?.as_deref();
-        description.or(self.names.get(n)?.as_deref())
+        let text = self.descriptions.get(&n).or(self.names.get(&n))?;
+        Some(text)
     }
 
     /// The label of a name, of a description, or of its number, in this order.
     pub fn find(&self, label: &str) -> Option<usize> {
-        let in_texts = |texts: &[Option<String>]| {
+        let named = |texts: &BTreeMap<usize, String>| {
             let mut texts = texts.iter();
-            texts.position(|text| text.as_deref() == Some(label))
+            texts.find(|(_, text)| *text == label).map(|(&n, _)| n)
         };
-        in_texts(&self.names)
-            .or_else(|| in_texts(&self.descriptions))
-            .or_else(|| label.parse().ok().filter(|&n| n < self.count()))
+        named(&self.names)
+            .or_else(|| named(&self.descriptions))
+            .or_else(|| label.parse().ok().filter(|&n| n < self.count))
     }
 }

@@ -118,6 +118,19 @@ fn grey_and_transparent_images_become_red_green_and_blue() {
 }
 
 #[test]
+fn an_image_that_would_become_huge_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("thin.png");
+    GrayImage::new(1, 2000).save(&path).unwrap();
+    let settings = json!({"size": {"shortest_edge": 224}});
+    let error = pipeline("thin", &settings).open(&path).unwrap_err();
+    assert!(
+        error.to_string().contains("resized to 448000 x 224 pixels"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_file_that_is_no_image_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let pipeline = pipeline("hf_bilinear", &settings()["hf_bilinear"]);
@@ -170,7 +183,7 @@ fn a_checkpoint_without_its_pipeline_is_refused() {
 #[rstest]
 #[case::resample(json!({"resample": 9}), "`resample` is 9", "2 (bilinear)")]
 #[case::size(json!({"size": {"shortest_edge": 3, "longest_edge": 9}}), "`size` is", "shortest_edge")]
-#[case::damaged_size(json!({"size": 4000000000u32}), "`size` is 4000000000", "at most 65536")]
+#[case::damaged_size(json!({"size": 4000000000u32}), "`size` is 4000000000", "at most 8192")]
 #[case::crop(json!({"do_center_crop": true}), "no key `crop_size`", "height and width")]
 #[case::mean(json!({"image_mean": [0.5, 0.5]}), "`image_mean` is [0.5,0.5]", "3 numbers")]
 #[case::std(json!({"image_std": [0.5, 0.0, 0.5]}), "`image_std` is [0.5,0.0,0.5]", "other than zero")]

@@ -102,9 +102,9 @@ fn in_folders(path: &Path, labels: &Labels) -> Result<Vec<LabelledImage>, ModelE
             label(labels, &name(folder), folder)?
         };
         let files = entries(folder)?.into_iter().filter(|file| {
-            let ending = file.extension().unwrap_or_default();
-            let known = |known: &&str| ending.eq_ignore_ascii_case(known);
-            file.is_file() && ENDINGS.iter().any(|ending| known(&ending))
+            let found = file.extension().unwrap_or_default();
+            let known = |ending: &&str| found.eq_ignore_ascii_case(ending);
+            file.is_file() && ENDINGS.iter().any(known)
         });
         images.extend(files.map(|path| LabelledImage { path, label }));
     }

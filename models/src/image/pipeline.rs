@@ -46,6 +46,9 @@ pub struct Pixels {
     pub values: Vec<f32>,
 }
 
+/// Most pixels of a resized image: a long and thin one may become very long.
+const MOST_PIXELS: usize = 1 << 26;
+
 impl ImagePipeline {
     /// The pipeline of a checkpoint: its `preprocessor_config.json`, or what its `config.json` says
     /// where that is timm's.
@@ -85,24 +88,24 @@ impl ImagePipeline {
     /// # Errors
     ///
     /// [`ModelError::MissingFile`], [`ModelError::Io`] and [`ModelError::Image`] if it is not a PNG
-    /// or JPEG file that can be read; those of [`ImagePipeline::prepare`].
+    /// or JPEG file that can be read, or would be resized to far too many pixels.
     pub fn open(&self, path: &Path) -> Result<Pixels, ModelError> {
         self.prepare(&decode(path)?)
-            .ok_or_else(|| ModelError::Image {
+            .map_err(|[height, width]| ModelError::Image {
                 path: path.to_path_buf(),
-                reason: String::from("it has no pixels once it is resized"),
+                reason: format!("it would be resized to {height} x {width} pixels"),
             })
     }
 
-    /// Prepares an image; `None` if nothing would be left of it.
-    fn prepare(&self, image: &RgbImage) -> Option<Pixels> {
+    /// Prepares an image; an error with the size to which it cannot be resized.
+    fn prepare(&self, image: &RgbImage) -> Result<Pixels, [usize; 2]> {
         let old = [image.height() as usize, image.width() as usize];
         let resized;
         let mut image = image;
         if let Some((size, resampling)) = self.resize {
             let new = size.of(old);
-            if new.contains(&0) || old.contains(&0) {
-                return None;
+            if old.contains(&0) || !(1..=MOST_PIXELS).contains(&(new[0].saturating_mul(new[1]))) {
+                return Err(new);
             }
             resized = resize(image, new, resampling);
             image = &resized;
@@ -124,7 +127,7 @@ impl ImagePipeline {
                 }
             }
         }
-        Some(Pixels { size: crop, values })
+        Ok(Pixels { size: crop, values })
     }
 
     /// Where a crop of length `crop` begins on an axis of length `size`, in the middle.

@@ -93,7 +93,9 @@ impl ImagePipeline {
         let [_, height, width] = input.map(|side| side as usize);
         let share = keys.positive("crop_pct", CROP_SHARE)?;
         let scaled = [height, width].map(|side| (side as f64 / share).floor() as usize);
-        if [height, width].contains(&0) || scaled.iter().any(|&side| side == 0 || side > 1 << 16) {
+        if [height, width].contains(&0)
+            || scaled.iter().any(|&side| side == 0 || side > LONGEST_EDGE)
+        {
             return Err(keys.invalid("input_size", "channels, height and width of images"));
         }
         let size = match keys.text("crop_mode", "center")? {
@@ -142,7 +144,7 @@ fn resample(keys: &ConfigKeys<'_>) -> Result<Resampling, ModelError> {
 }
 
 /// Most pixels of an edge; a damaged number would otherwise exhaust the memory.
-const LONGEST_EDGE: usize = 1 << 16;
+const LONGEST_EDGE: usize = 1 << 13;
 
 /// A size: a number for both edges, `height` and `width`, or `shortest_edge`.
 fn size(keys: &ConfigKeys<'_>, key: &str) -> Result<Option<ImageSize>, ModelError> {

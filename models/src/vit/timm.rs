@@ -7,15 +7,41 @@ use super::config::{CheckedKeys, VitConfig, VitNaming, VitPooling};
 use crate::checkpoint::ConfigKeys;
 use crate::{Activation, ModelError};
 
-/// Width, number of blocks, heads, and inner over hidden width of the sizes.
-const SIZES: [(&str, [usize; 3], f64); 7] = [
-    ("tiny", [192, 12, 3], 4.0),
-    ("small", [384, 12, 6], 4.0),
-    ("base", [768, 12, 12], 4.0),
-    ("large", [1024, 24, 16], 4.0),
-    ("huge", [1280, 32, 16], 4.0),
-    ("giant", [1408, 40, 16], 48.0 / 11.0),
-    ("gigantic", [1664, 48, 16], 64.0 / 13.0),
+/// A size of the architecture.
+struct Size {
+    name: &'static str,
+    hidden: usize,
+    layers: usize,
+    heads: usize,
+    /// Inner over hidden width of the MLP.
+    mlp_ratio: f64,
+}
+
+impl Size {
+    const fn new(name: &'static str, hidden: usize, layers: usize, heads: usize) -> Self {
+        Self {
+            name,
+            hidden,
+            layers,
+            heads,
+            mlp_ratio: 4.0,
+        }
+    }
+
+    const fn mlp_ratio(mut self, mlp_ratio: f64) -> Self {
+        self.mlp_ratio = mlp_ratio;
+        self
+    }
+}
+
+const SIZES: [Size; 7] = [
+    Size::new("tiny", 192, 12, 3),
+    Size::new("small", 384, 12, 6),
+    Size::new("base", 768, 12, 12),
+    Size::new("large", 1024, 24, 16),
+    Size::new("huge", 1280, 32, 16),
+    Size::new("giant", 1408, 40, 16).mlp_ratio(48.0 / 11.0),
+    Size::new("gigantic", 1664, 48, 16).mlp_ratio(64.0 / 13.0),
 ];
 
 /// `model_args` that change nothing when a model is run.
@@ -74,8 +100,7 @@ enum Plain {
 
 /// Reads a configuration of timm.
 pub(super) fn config(keys: &ConfigKeys<'_>) -> Result<VitConfig, ModelError> {
-    let (size, patch, image) = architecture(keys)?;
-    let &(_, [hidden, layers, heads], ratio) = size;
+    let Architecture { size, patch, image } = architecture(keys)?;
     let empty = Value::Object(serde_json::Map::new());
     let arguments = keys.section_or("model_args", &empty)?;
     let pretrained = keys.section_or("pretrained_cfg", &empty)?;
@@ -92,14 +117,18 @@ pub(super) fn config(keys: &ConfigKeys<'_>) -> Result<VitConfig, ModelError> {
             sides
         }
     };
-    let hidden_size = arguments.count("embed_dim", hidden)?;
+    let hidden_size = arguments.count("embed_dim", size.hidden)?;
     let class_token = arguments.flag("class_token", true)?;
     let pooling = pooling(keys, &arguments, class_token)?;
+    let inner = hidden_size as f64 * arguments.positive("mlp_ratio", size.mlp_ratio)?;
+    if !(1.0..f64::from(u32::MAX)).contains(&inner) {
+        return Err(arguments.invalid("mlp_ratio", "a ratio that leaves an inner width"));
+    }
     let config = VitConfig {
         hidden_size,
-        intermediate_size: (hidden_size as f64 * arguments.positive("mlp_ratio", ratio)?) as usize,
-        num_hidden_layers: arguments.count("depth", layers)?,
-        num_attention_heads: arguments.count("num_heads", heads)?,
+        intermediate_size: inner as usize,
+        num_hidden_layers: arguments.count("depth", size.layers)?,
+        num_attention_heads: arguments.count("num_heads", size.heads)?,
         hidden_act: activation(&arguments)?,
         layer_norm_eps: 1e-6,
         image_size: arguments.sides("img_size")?.unwrap_or([height, width]),
@@ -114,9 +143,6 @@ pub(super) fn config(keys: &ConfigKeys<'_>) -> Result<VitConfig, ModelError> {
         norm_after_pooling: arguments.flag("fc_norm", pooling == VitPooling::Average)?,
         naming: VitNaming::Timm,
     };
-    if config.intermediate_size == 0 {
-        return Err(arguments.invalid("mlp_ratio", "a ratio that leaves an inner width"));
-    }
     let names = CheckedKeys {
         hidden: "embed_dim",
         layers: "depth",
@@ -127,28 +153,36 @@ pub(super) fn config(keys: &ConfigKeys<'_>) -> Result<VitConfig, ModelError> {
     Ok(config)
 }
 
-/// Size, patch and image size that `architecture` names.
-fn architecture(
-    keys: &ConfigKeys<'_>,
-) -> Result<(&'static (&'static str, [usize; 3], f64), usize, usize), ModelError> {
+/// What `architecture` names.
+struct Architecture {
+    size: &'static Size,
+    /// Edge of a patch.
+    patch: usize,
+    /// Edge of an image.
+    image: usize,
+}
+
+fn architecture(keys: &ConfigKeys<'_>) -> Result<Architecture, ModelError> {
     let name = keys.text("architecture", "")?;
-    let unknown = || {
-        let sizes = SIZES.map(|(size, ..)| size).join(", ");
-        let expected = format!("vit_SIZE_patchN_M, a plain vision transformer of size {sizes}");
-        keys.invalid("architecture", expected)
-    };
     // A tag after the point names a set of weights.
     let pattern = r"^vit_([a-z]+)_patch([1-9][0-9]{0,3})_([1-9][0-9]{0,4})(\..*)?$";
     let parts = Regex::new(pattern)
         .ok()
         .and_then(|pattern| pattern.captures(name));
-    let parts = parts.ok_or_else(unknown)?;
-    let part = |n: usize| parts.get(n).map(|part| part.as_str()).unwrap_or_default();
-    let size = SIZES.iter().find(|(size, ..)| *size == part(1));
-    match (size, part(2).parse(), part(3).parse()) {
-        (Some(size), Ok(patch), Ok(image)) => Ok((size, patch, image)),
-        _ => Err(unknown()),
-    }
+    let found = parts.and_then(|parts| {
+        let size = parts.get(1)?.as_str();
+        Some(Architecture {
+            size: SIZES.iter().find(|known| known.name == size)?,
+            patch: parts.get(2)?.as_str().parse().ok()?,
+            image: parts.get(3)?.as_str().parse().ok()?,
+        })
+    });
+    found.ok_or_else(|| {
+        let sizes: Vec<_> = SIZES.iter().map(|size| size.name).collect();
+        let sizes = sizes.join(", ");
+        let expected = format!("vit_SIZE_patchN_M, a plain vision transformer of size {sizes}");
+        keys.invalid("architecture", expected)
+    })
 }
 
 /// Refuses what would make the model another one.
