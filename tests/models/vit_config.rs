@@ -108,6 +108,7 @@ fn labels_are_found_by_name_description_and_number() {
 #[case::no_classes(json!({"architecture": "vit_base_patch16_224"}), "no key `num_classes`", "a positive integer")]
 #[case::timm_heads(json!({"architecture": "vit_base_patch16_224", "num_classes": 3, "model_args": {"num_heads": 7}}), "`model_args.num_heads` is 7", "a divisor of embed_dim 768")]
 #[case::registers(json!({"architecture": "vit_base_patch16_224", "num_classes": 3, "model_args": {"reg_tokens": 4}}), "`model_args.reg_tokens` is 4", "plain")]
+#[case::padding(json!({"architecture": "vit_base_patch16_224", "num_classes": 3, "model_args": {"dynamic_img_pad": true}}), "`model_args.dynamic_img_pad` is true", "plain")]
 #[case::layer_scale(json!({"architecture": "vit_base_patch16_224", "num_classes": 3, "model_args": {"init_values": 1e-5}}), "`model_args.init_values`", "plain")]
 #[case::unknown_argument(json!({"architecture": "vit_base_patch16_224", "num_classes": 3, "model_args": {"norm_layer": "rms"}}), "`model_args.norm_layer` is \"rms\"", "plain")]
 #[case::pooling(json!({"architecture": "vit_base_patch16_224", "num_classes": 3, "global_pool": "map"}), "`global_pool` is \"map\"", "token or avg")]

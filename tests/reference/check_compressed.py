@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 def tensors(folder):
     found = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    for path in sorted(Path(folder).glob("model*.safetensors")):
         with safe_open(path, framework="np") as file:
             for name in file.keys():
                 found[name] = file.get_tensor(name)

@@ -93,9 +93,8 @@ impl ImagePipeline {
         let [_, height, width] = input.map(|side| side as usize);
         let share = keys.positive("crop_pct", CROP_SHARE)?;
         let scaled = [height, width].map(|side| (side as f64 / share).floor() as usize);
-        if [height, width].contains(&0)
-            || scaled.iter().any(|&side| side == 0 || side > LONGEST_EDGE)
-        {
+        let mut edges = [height, width].into_iter().chain(scaled);
+        if !edges.all(|edge| (1..=LONGEST_EDGE).contains(&edge)) {
             return Err(keys.invalid("input_size", "channels, height and width of images"));
         }
         let size = match keys.text("crop_mode", "center")? {

@@ -45,10 +45,9 @@ const SIZES: [Size; 7] = [
 ];
 
 /// `model_args` that change nothing when a model is run.
-const IGNORED: [&str; 13] = [
+const IGNORED: [&str; 12] = [
     "num_classes",
     "dynamic_img_size",
-    "dynamic_img_pad",
     "drop_rate",
     "pos_drop_rate",
     "patch_drop_rate",
@@ -80,7 +79,8 @@ const READ: [&str; 14] = [
 ];
 
 /// `model_args` that may be written out as long as they leave the model plain.
-const PLAIN: [(&str, Plain); 7] = [
+const PLAIN: [(&str, Plain); 8] = [
+    ("dynamic_img_pad", Plain::False),
     ("pre_norm", Plain::False),
     ("qk_norm", Plain::False),
     ("scale_attn_norm", Plain::False),
