@@ -56,10 +56,12 @@ pub enum Subcommand {
     Demo(DemoArguments),
     /// Turns a dense checkpoint into one whose linear layers are low-rank, Monarch or BLAST
     Compress(CompressArguments),
-    /// Measures loss and perplexity of a language model on a text
+    /// Measures loss and perplexity of a language model on a text, or accuracy on images
     Eval(EvalArguments),
     /// Continues a prompt
     Generate(GenerateArguments),
+    /// Says what is on images
+    Classify(ClassifyArguments),
     /// Draws images with a DiT and writes them side by side as a PNG
     Sample(SampleArguments),
     /// Turns a checkpoint of another format into a directory that the other subcommands read
@@ -116,7 +118,7 @@ pub struct CompressArguments {
     /// A TOML file that says which layers become what
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
-    /// Layers, blocks and ranks of the paper (arXiv:2512.20861) for a network: gpt2s, llama1b, llama7b, dit_xl
+    /// Layers, blocks and ranks of the paper (arXiv:2512.20861) for a network: gpt2s, llama1b, llama7b, vit_b, dit_xl
     #[arg(long, value_name = "NAME", conflicts_with = "plan")]
     pub preset: Option<String>,
     /// Goes on with an unfinished run for the same output directory
@@ -134,8 +136,9 @@ pub struct CompressArguments {
 pub struct EvalArguments {
     /// The checkpoint
     pub checkpoint: PathBuf,
-    /// The text, UTF-8
-    #[arg(long, value_name = "FILE")]
+    /// The text, UTF-8; or images with their labels: a folder with a folder per label, a .csv file of
+    /// lines `image,label`, or a .json list of objects with `image` and `label`
+    #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
     /// Tokens of a window; each is evaluated on its own [default: the context of the model, up to 2048]
     #[arg(long, value_name = "COUNT")]
@@ -164,6 +167,18 @@ pub struct GenerateArguments {
     /// Runs the whole context again for every token, to check what the cache gives
     #[arg(long, action = ArgAction::SetTrue)]
     pub no_cache: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ClassifyArguments {
+    /// The checkpoint
+    pub checkpoint: PathBuf,
+    /// PNG or JPEG files
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// How many labels to name for each image, likeliest first
+    #[arg(long, default_value_t = 5, value_name = "COUNT")]
+    pub top: usize,
 }
 
 #[derive(Debug, Args)]
@@ -242,12 +257,14 @@ pub struct ImportDitArguments {
 pub struct ForwardArguments {
     /// The checkpoint
     pub checkpoint: PathBuf,
-    /// A safetensors file; language models: `input_ids`, I64 [batch, tokens]; DiT: `x`, F32 [batch,
-    /// channels, height, width], and `t` and `y`, I64, one of each per image
+    /// A safetensors file; language models: `input_ids`, I64 [batch, tokens]; ViT: `pixel_values`, F32
+    /// [batch, channels, height, width]; DiT: `x`, F32 [batch, channels, height, width], and `t` and
+    /// `y`, I64, one of each per image
     #[arg(long, value_name = "FILE")]
     pub inputs: PathBuf,
     /// The safetensors file to write; language models: `logits`, F32 [batch, tokens, vocabulary];
-    /// DiT: `sample`, F32 of the shape of `x`, with the channels of a learned variance behind
+    /// ViT: `logits`, F32 [batch, labels]; DiT: `sample`, F32 of the shape of `x`, with the channels
+    /// of a learned variance behind
     #[arg(long, value_name = "FILE")]
     pub outputs: PathBuf,
 }

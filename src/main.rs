@@ -31,6 +31,7 @@ fn run(arguments: Arguments) -> Result<(), CommandError> {
         Subcommand::Compress(arguments) => commands::compress::run(&common, &arguments),
         Subcommand::Eval(arguments) => commands::eval::run(&common, &arguments),
         Subcommand::Generate(arguments) => commands::generate::run(&common, &arguments),
+        Subcommand::Classify(arguments) => commands::classify::run(&common, &arguments),
         Subcommand::Sample(arguments) => commands::sample::run(&common, &arguments),
         Subcommand::Import(arguments) => commands::import::run(&common, &arguments),
         Subcommand::Forward(arguments) => commands::forward::run(&common, &arguments),

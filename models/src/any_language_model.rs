@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor};
 
+use crate::checkpoint::LANGUAGE;
 use crate::{Checkpoint, Context, Family, Gpt2, LanguageModel, Llama, ModelError};
 
 /// A language model of any family; what a program uses that is given a checkpoint directory.
@@ -33,13 +34,7 @@ impl AnyLanguageModel {
         Ok(match checkpoint.family() {
             Family::Gpt2 => Self::Gpt2(Gpt2::load(checkpoint, device, dtype)?),
             Family::Llama => Self::Llama(Llama::load(checkpoint, device, dtype)?),
-            other => {
-                return Err(ModelError::WrongFamily {
-                    path: checkpoint.dir().to_path_buf(),
-                    found: other.model_type(),
-                    expected: "language",
-                });
-            }
+            Family::Vit | Family::Dit => return Err(checkpoint.wrong_family(LANGUAGE)),
         })
     }
 

@@ -10,8 +10,8 @@ use burn_blr::BlrLinear;
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{AttentionMask, from_patches, modulated_norm, to_patches};
-use crate::{Attention, Checkpoint, Heads, Mlp, ModelError, Plan, loader};
+use crate::common::{AttentionMask, from_patches, modulated_norm};
+use crate::{Attention, Checkpoint, Heads, Mlp, ModelError, PatchEmbedding, Plan, loader};
 
 /// Added to the variance in every norm; the official code has no other.
 const NORM_EPSILON: f64 = 1e-6;
@@ -340,8 +340,8 @@ impl DitFinalLayer {
 /// of the weights.
 #[derive(Module, Debug)]
 pub struct Dit {
-    /// Makes tokens of patches, `[in channels · patch · patch] -> [hidden_size]`.
-    pub patches: BlrLinear,
+    /// Embedding of the patches.
+    pub patch_embedding: PatchEmbedding,
     /// Makes a vector of the timestep.
     pub timestep: TimestepEmbedding,
     /// Makes a vector of the class, `[classes, hidden_size]`; the last row is the null class.
@@ -473,8 +473,7 @@ impl Dit {
         check_shape("y", &y.dims(), &[batch])?;
         let dtype: FloatDType = self.labels.weight.dtype().into();
 
-        let patches = to_patches(x.cast(dtype), config.patch_size);
-        let mut x = self.patches.forward(patches) + self.positions.clone();
+        let mut x = self.patch_embedding.forward(x.cast(dtype)) + self.positions.clone();
         // [batch] -> [batch, 1] -> [batch, 1, hidden] -> [batch, hidden]
         let label = self.labels.forward(y.reshape([batch, 1]));
         let label = label.reshape([batch, config.hidden_size]);

@@ -520,7 +520,67 @@ pub enum ModelError {
         expected: usize,
     },
 
-    /// A generation option has a value that cannot be used.
+    /// Pixels of a shape that the model does not take.
+    #[error(
+        "pixel values have shape {found:?}; expected [batch, {channels}, height, width] with at least {} x {} pixels", .patch[0], .patch[1]
+    )]
+    PixelShape {
+        /// The shape of the pixels.
+        found: Vec<usize>,
+        /// Colour channels of the model.
+        channels: usize,
+        /// Height and width of a patch.
+        patch: [usize; 2],
+    },
+
+    /// Images of different sizes were to go through a model together.
+    #[error("images of sizes {found:?} in one batch; expected one size, height and width")]
+    MixedSizes {
+        /// Height and width of each.
+        found: Vec<[usize; 2]>,
+    },
+
+    /// A file is not an image that is read.
+    #[error("{}: not a readable image: {reason}; expected a PNG or JPEG file", .path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder said, on one line.
+        reason: String,
+    },
+
+    /// A list of images is not as it should be.
+    #[error("{}: {found}; expected {expected}", .path.display())]
+    ImageList {
+        /// The file or folder, with the line where there is one.
+        path: PathBuf,
+        /// What is wrong.
+        found: String,
+        /// What would be right.
+        expected: String,
+    },
+
+    /// A label that the model does not have.
+    #[error("{}: label {found}; expected 0 to {max} or one of the names in config.json", .path.display(), max = .labels.saturating_sub(1))]
+    UnknownLabel {
+        /// The file or folder that names it.
+        path: PathBuf,
+        /// The label.
+        found: String,
+        /// Number of labels of the model.
+        labels: usize,
+    },
+
+    /// The model returned a score that is not a number.
+    #[error("the score of label {label} is {value}; expected finite scores (try a wider dtype)")]
+    NonFiniteScore {
+        /// The label.
+        label: usize,
+        /// The value.
+        value: f32,
+    },
+
+    /// An option has a value that cannot be used.
     #[error("`{option}` is {found}; expected {expected}")]
     InvalidOption {
         /// The option.

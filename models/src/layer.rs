@@ -11,7 +11,17 @@ pub enum WeightLayout {
     InOut,
     /// `[out_features, in_features]`, as every other family does.
     OutIn,
+    /// As [`WeightLayout::OutIn`], but a layer `S.qkv` lies in three tensors one below the other:
+    /// `S.query.weight`, `S.key.weight` and `S.value.weight`, each with a bias of its own. Its
+    /// factors are stored for the joined layer, the biases stay where they are.
+    QueryKeyValue,
 }
+
+/// What the three parts of a layer of [`WeightLayout::QueryKeyValue`] are called, in its order.
+const PARTS: [&str; 3] = ["query", "key", "value"];
+
+/// What the joined layer is called.
+const JOINED: &str = "qkv";
 
 /// How the tensors of a BLAST layer `P` are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,17 +57,70 @@ impl LinearLayer {
         format!("{}.weight", self.name)
     }
 
-    /// Name of the bias, `P.bias`, where the layer has one.
-    pub fn bias_name(&self) -> Option<String> {
-        self.has_bias.then(|| format!("{}.bias", self.name))
-    }
-
-    /// Shape of the dense weight as it is stored.
+    /// Shape of the dense weight as it is stored, its parts one below the other.
     pub fn weight_shape(&self) -> [usize; 2] {
         match self.layout {
             WeightLayout::InOut => [self.in_features, self.out_features],
-            WeightLayout::OutIn => [self.out_features, self.in_features],
+            WeightLayout::OutIn | WeightLayout::QueryKeyValue => {
+                [self.out_features, self.in_features]
+            }
         }
+    }
+
+    /// The names under which the layer is stored while it is dense: its own, or those of its parts.
+    fn stored_names(&self) -> Vec<String> {
+        match (self.layout, self.name.strip_suffix(JOINED)) {
+            (WeightLayout::QueryKeyValue, Some(stem)) => {
+                PARTS.map(|part| format!("{stem}{part}")).to_vec()
+            }
+            _ => vec![self.name.clone()],
+        }
+    }
+
+    /// Names and shapes of the tensors that hold the dense weight, one below the other.
+    pub fn dense_tensors(&self) -> Vec<(String, [usize; 2])> {
+        let names = self.stored_names();
+        let [rows, columns] = self.weight_shape();
+        let shape = [rows / names.len(), columns];
+        let tensors = names.into_iter();
+        tensors
+            .map(|name| (format!("{name}.weight"), shape))
+            .collect()
+    }
+
+    /// Names and lengths of the tensors that hold the bias, one after the other; none where the
+    /// layer has no bias.
+    pub fn bias_tensors(&self) -> Vec<(String, usize)> {
+        if !self.has_bias {
+            return Vec::new();
+        }
+        let names = self.stored_names();
+        let length = self.out_features / names.len();
+        let tensors = names.into_iter();
+        tensors
+            .map(|name| (format!("{name}.bias"), length))
+            .collect()
+    }
+
+    /// The layer that dense layers of query, key and value are together, `None` if these are not
+    /// such layers of one attention.
+    pub(crate) fn join(parts: &[Self; 3]) -> Option<Self> {
+        let [query, ..] = parts;
+        let stem = query.name.strip_suffix(PARTS[0])?;
+        let alike = parts.iter().zip(PARTS).all(|(layer, part)| {
+            let same = Self {
+                name: layer.name.clone(),
+                ..query.clone()
+            };
+            *layer == same && layer.name.strip_prefix(stem) == Some(part)
+        });
+        let joinable = query.structure == Structure::Dense && query.layout == WeightLayout::OutIn;
+        (alike && joinable).then(|| Self {
+            name: format!("{stem}{JOINED}"),
+            out_features: parts.len() * query.out_features,
+            layout: WeightLayout::QueryKeyValue,
+            ..query.clone()
+        })
     }
 
     /// Names and shapes of the tensors that hold the weight if the layer has `structure`, without
@@ -66,7 +129,12 @@ impl LinearLayer {
         let name = |factor: &str| format!("{}.{factor}", self.name);
         let (inputs, outputs) = (self.in_features, self.out_features);
         match *structure {
-            Structure::Dense => vec![(self.weight_name(), self.weight_shape().to_vec())],
+            Structure::Dense => {
+                let tensors = self.dense_tensors().into_iter();
+                tensors
+                    .map(|(name, shape)| (name, shape.to_vec()))
+                    .collect()
+            }
             Structure::LowRank { rank } => vec![
                 (name("low_rank.u"), vec![outputs, rank]),
                 (name("low_rank.v"), vec![rank, inputs]),
@@ -133,6 +201,9 @@ pub fn check_structure(layer: &LinearLayer, structure: &Structure) -> Result<(),
 
 /// The layers of `checkpoint` that compression may replace, in the order of the model.
 ///
+/// Layers of query, key and value that are stored apart are listed apart, unless they were replaced
+/// together; [`Plan::resolve`] joins them where a rule names the joined layer.
+///
 /// A layer that was replaced already is listed with its structure. Only names and the `blr` section
 /// are looked at; whether the tensors are there and have the right shapes shows when the model is
 /// loaded.
@@ -145,8 +216,12 @@ pub fn linear_layers(checkpoint: &Checkpoint) -> Result<Vec<LinearLayer>, ModelE
     let mut layers = match checkpoint.family() {
         Family::Gpt2 => loader::gpt2::linear_layers(checkpoint)?,
         Family::Llama => loader::llama::linear_layers(checkpoint)?,
+        Family::Vit => loader::vit::linear_layers(checkpoint)?,
         Family::Dit => loader::dit::linear_layers(checkpoint)?,
     };
+    join_named(&mut layers, |name| {
+        checkpoint.blr().layers.contains_key(name)
+    });
     for (name, entry) in &checkpoint.blr().layers {
         let layer = layers.iter_mut().find(|layer| layer.name == *name);
         let layer = layer.ok_or_else(|| ModelError::UnknownBlrLayer {
@@ -161,6 +236,21 @@ pub fn linear_layers(checkpoint: &Checkpoint) -> Result<Vec<LinearLayer>, ModelE
     Ok(layers)
 }
 
+/// Puts the joined layer in the place of query, key and value where `wanted` says so of its name.
+fn join_named(layers: &mut Vec<LinearLayer>, wanted: impl Fn(&str) -> bool) {
+    for layer in std::mem::take(layers) {
+        layers.push(layer);
+        let joined = layers
+            .last_chunk()
+            .and_then(LinearLayer::join)
+            .filter(|joined| wanted(&joined.name));
+        if let Some(joined) = joined {
+            layers.truncate(layers.len() - PARTS.len());
+            layers.push(joined);
+        }
+    }
+}
+
 /// The same layers with the structures that `plan` gives them.
 pub(crate) fn planned(
     mut layers: Vec<LinearLayer>,
@@ -169,11 +259,18 @@ pub(crate) fn planned(
     let Some(plan) = plan else {
         return Ok(layers);
     };
-    let mut resolved = plan.resolve(&layers)?.into_iter().peekable();
+    let resolved = plan.resolve(&layers)?;
+    let joined: Vec<_> = resolved
+        .iter()
+        .filter(|(layer, _)| layer.layout == WeightLayout::QueryKeyValue)
+        .map(|(layer, _)| layer.name.as_str())
+        .collect();
+    join_named(&mut layers, |name| joined.contains(&name));
+    let mut resolved = resolved.iter().peekable();
     // Both are in the order of the model.
     for layer in &mut layers {
         if let Some((_, structure)) = resolved.next_if(|(chosen, _)| chosen.name == layer.name) {
-            layer.structure = structure;
+            layer.structure = *structure;
         }
     }
     Ok(layers)

@@ -1,11 +1,13 @@
 //! Model families in Burn whose linear layers can be block-low-rank.
 //!
 //! A model is a directory in Hugging Face style ([`Checkpoint`]). Its `model_type` picks the
-//! [`Family`]: [`Gpt2`] or [`Llama`], and [`AnyLanguageModel`] for whichever it is, or [`Dit`]. Every
-//! linear layer of a model is a [`burn_blr::BlrLinear`], so the same code runs a dense checkpoint and
-//! one whose layers were replaced; a [`Plan`] says which layers become what. Language models are used
-//! through [`LanguageModel`]: [`generate`] continues a prompt, [`text_loss`] measures a text.
-//! [`sample_images`] draws with the diffusion model, and [`AutoencoderKl`] decodes what it draws.
+//! [`Family`]: [`Gpt2`] or [`Llama`], and [`AnyLanguageModel`] for whichever it is, [`Vit`], or
+//! [`Dit`]. Every linear layer of a model is a [`burn_blr::BlrLinear`], so the same code runs a dense
+//! checkpoint and one whose layers were replaced; a [`Plan`] says which layers become what. Language
+//! models are used through [`LanguageModel`]: [`generate`] continues a prompt, [`text_loss`] measures
+//! a text. A [`Vit`] says what is on the images that its [`ImagePipeline`] reads, and [`accuracy`] how
+//! often it is right. [`sample_images`] draws with a [`Dit`], and [`AutoencoderKl`] decodes what it
+//! draws.
 //!
 //! ```no_run
 //! use burn::tensor::{Device, FloatDType};
@@ -25,13 +27,16 @@
 mod any_language_model;
 mod autoencoder_kl;
 mod checkpoint;
+mod classify;
 mod common;
 mod diffusion;
 mod dit;
 mod error;
 mod generate;
 mod gpt2;
+mod image;
 mod import;
+mod labels;
 mod language_model;
 mod layer;
 mod llama;
@@ -40,15 +45,17 @@ mod plan;
 mod sampling;
 mod text_loss;
 mod tokenizer;
+mod vit;
 
 pub use any_language_model::AnyLanguageModel;
 pub use autoencoder_kl::{
     AutoencoderKl, AutoencoderKlConfig, Convolution, PixelAttention, ResidualLayer, UpBlock,
 };
 pub use checkpoint::{BLR_VERSION, BlrLayer, BlrSection, Checkpoint, Entry, Family, WeightFile};
+pub use classify::{Accuracy, Classification, accuracy};
 pub use common::{
-    Activation, Attention, Context, Heads, KvCache, LeftPadding, Mlp, QueryKeyValue, Rotary,
-    RotaryConfig, RotaryScaling, SeparateQueryKeyValue,
+    Activation, Attention, Context, Heads, KvCache, LeftPadding, Mlp, PatchEmbedding,
+    QueryKeyValue, Rotary, RotaryConfig, RotaryScaling, SeparateQueryKeyValue,
 };
 pub use diffusion::{
     DiffusionSampler, DiffusionSchedule, DiffusionStep, GUIDED_CHANNELS, NoiseSource,
@@ -58,7 +65,9 @@ pub use dit::{Dit, DitBlock, DitConfig, DitFinalLayer, TimestepEmbedding};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, Generation, StopReason, generate, generate_batch};
 pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
+pub use image::{ImagePipeline, ImageSize, LabelledImage, Pixels, Resampling, labelled_images};
 pub use import::{ImportDitOptions, import_dit};
+pub use labels::Labels;
 pub use language_model::LanguageModel;
 pub use layer::{FactorNames, LinearLayer, WeightLayout, check_structure, linear_layers};
 pub use llama::{Llama, LlamaBlock, LlamaConfig};
@@ -66,3 +75,4 @@ pub use plan::{PRESETS, Plan, Rule, default_blocks};
 pub use sampling::Sampler;
 pub use text_loss::{TextLoss, text_loss};
 pub use tokenizer::{TextStream, TextTokenizer};
+pub use vit::{Vit, VitBlock, VitConfig, VitNaming, VitPooling};

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Instant;
 
-use models::{AnyLanguageModel, Checkpoint, LanguageModel, TextLoss, TextTokenizer};
+use models::{AnyLanguageModel, Checkpoint, Family, LanguageModel, TextLoss, TextTokenizer};
 use serde::Serialize;
 
+use super::eval_images;
 use crate::arguments::{Common, EvalArguments};
 use crate::device::ChosenDevice;
 use crate::error::CommandError;
@@ -32,6 +33,19 @@ struct Report<'a> {
 }
 
 pub fn run(common: &Common, arguments: &EvalArguments) -> Result<(), CommandError> {
+    let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
+    match checkpoint.family() {
+        Family::Vit => eval_images::run(common, arguments, &checkpoint),
+        _ => eval_text(common, arguments, &checkpoint),
+    }
+}
+
+fn eval_text(
+    common: &Common,
+    arguments: &EvalArguments,
+    checkpoint: &Checkpoint,
+) -> Result<(), CommandError> {
+    checkpoint.expect_language_model()?;
     if let Some(window) = arguments.window.filter(|&window| window < 2) {
         return Err(CommandError::Flag {
             flag: "window",
@@ -40,10 +54,9 @@ pub fn run(common: &Common, arguments: &EvalArguments) -> Result<(), CommandErro
         });
     }
     let text = read_text(&arguments.data)?;
-    let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let tokenizer = TextTokenizer::open(&arguments.checkpoint)?;
     let chosen = common.choose_device()?;
-    let model = load(&checkpoint, &chosen)?;
+    let model = load(checkpoint, &chosen)?;
     let tokens = tokenizer.encode(&text)?;
     let started = Instant::now();
     let measured = loss_with_progress(&model, &tokens, arguments.window)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::{DType, Tensor, TensorData};
-use models::{Checkpoint, Dit, Family, LanguageModel};
+use models::{Checkpoint, Dit, Family, LanguageModel, Vit};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
@@ -16,6 +16,7 @@ pub fn run(common: &Common, arguments: &ForwardArguments) -> Result<(), CommandE
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let inputs = Inputs::open(&arguments.inputs)?;
     match checkpoint.family() {
+        Family::Vit => vision(common, arguments, &checkpoint, &inputs),
         Family::Dit => diffusion(common, arguments, &checkpoint, &inputs),
         _ => language(common, arguments, &checkpoint, &inputs),
     }
@@ -34,6 +35,22 @@ fn language(
     let model = eval::load(checkpoint, &chosen)?;
     let logits = model.forward(model.input_ids(&ids, batch)?)?;
     write(&arguments.outputs, "logits", logits)
+}
+
+/// `pixel_values` to `logits`.
+fn vision(
+    common: &Common,
+    arguments: &ForwardArguments,
+    checkpoint: &Checkpoint,
+    inputs: &Inputs<'_>,
+) -> Result<(), CommandError> {
+    const EXPECTED: &str = "F32 [batch, channels, height, width] with at least one pixel";
+    let (pixels, shape): (_, [usize; 4]) = inputs.floats("pixel_values", EXPECTED)?;
+    let chosen = common.choose_device()?;
+    let model = Vit::load(checkpoint, &chosen.device, chosen.dtype)?;
+    let pixels = TensorData::new(pixels, shape);
+    let pixels = Tensor::from_data(pixels, (&chosen.device, DType::F32));
+    write(&arguments.outputs, "logits", model.forward(pixels)?)
 }
 
 /// `x`, `t` and `y` to `sample`.

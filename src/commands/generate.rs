@@ -35,6 +35,7 @@ struct RowReport<'a> {
 
 pub fn run(common: &Common, arguments: &GenerateArguments) -> Result<(), CommandError> {
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
+    checkpoint.expect_language_model()?;
     let tokenizer = TextTokenizer::open(&arguments.checkpoint)?;
     let chosen = common.choose_device()?;
     let model = eval::load(&checkpoint, &chosen)?;

@@ -92,20 +92,32 @@ fn python_with_safetensors_alone_finds_the_same() {
         );
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    for method in ["low-rank", "monarch", "blast"] {
-        let out = compressed(folder.path(), method, &["--keep", "0.3"]);
+    let agree = |source: &Path, out: &Path, layers: usize| {
         let output = Command::new(&python)
             .arg(&script)
-            .arg(demo_checkpoint())
-            .arg(out)
+            .args([source, out])
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         let complained = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{method}: {said}{complained}");
-        assert!(said.contains("4 layers agree"), "{said}");
+        let place = out.display();
+        assert!(output.status.success(), "{place}: {said}{complained}");
+        let expected = format!("{layers} layers agree");
+        assert!(said.contains(&expected), "{place}: {said}");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    for method in ["low-rank", "monarch", "blast"] {
+        let out = compressed(folder.path(), method, &["--keep", "0.3"]);
+        agree(&demo_checkpoint(), &out, 4);
     }
+    // Query, key and value joined, weights that are not transposed.
+    let vit = repository().join("tests/reference/vit/hf_patch8");
+    let out = folder.path().join("vit");
+    let arguments = ["compress", text(&vit), "--out", text(&out)];
+    let layers = r"attention\.qkv$|intermediate";
+    let flags = ["--method", "blast", "--keep", "0.5", "--layers", layers];
+    blr(&[&arguments[..], &flags].concat()).expect_success();
+    agree(&vit, &out, 4);
 }
 
 #[test]

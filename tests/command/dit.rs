@@ -287,10 +287,7 @@ fn what_cannot_be_drawn_or_run_is_refused_in_one_line() {
     let half = case("latent").join("model.safetensors");
     forward(&half, &["`x`", "F32 [batch, channels, height, width]"]);
     let data = repository().join("README.md");
-    let prompt = ["generate", text(&latent), "--prompt", "a"];
-    refuses(&prompt, &["tokenizer.json"]);
-    refuses(
-        &["eval", text(&latent), "--data", text(&data)],
-        &["tokenizer.json"],
-    );
+    let reason = ["holds a dit model; expected a language model"];
+    refuses(&["generate", text(&latent), "--prompt", "a"], &reason);
+    refuses(&["eval", text(&latent), "--data", text(&data)], &reason);
 }

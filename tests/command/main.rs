@@ -19,3 +19,4 @@ mod inspect;
 mod llama;
 mod run;
 mod safetensors_by_hand;
+mod vit;

@@ -1,4 +1,4 @@
-//! Tests of the crate `models`: checkpoints, plans, GPT-2, Llama, DiT, generation and evaluation.
+//! Tests of the crate `models`: checkpoints, plans, GPT-2, Llama, ViT, DiT, images, generation and evaluation.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,6 +18,7 @@ mod dit;
 mod generation;
 mod gpt2;
 mod gpt2_config;
+mod images;
 mod llama;
 mod llama_config;
 mod plan;
@@ -27,3 +28,5 @@ mod text_loss;
 mod tiny_gpt2;
 mod tokenizer;
 mod transformers_parity;
+mod vit;
+mod vit_config;

@@ -128,7 +128,7 @@ fn an_unknown_preset_lists_those_there_are() {
     let error = Plan::preset("gpt3", Method::Blast).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no preset `gpt3`; there are: gpt2s, llama1b, llama7b, dit_xl"
+        "no preset `gpt3`; there are: gpt2s, llama1b, llama7b, vit_b, dit_xl"
     );
     for name in PRESETS {
         Plan::preset(name, Method::Monarch)

@@ -4,7 +4,7 @@
 
 Compares the relative Frobenius error of every replaced layer with the one that config.json states,
 and every other tensor bit by bit. GPT-2 stores dense weights as [in, out]; factors are laid out for
-[out, in]. Exits with 1 and a reason where something differs.
+[out, in]. A layer P.qkv may stand for P.query, P.key and P.value. Exits with 1 and a reason where something differs.
 """
 
 import json
@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 def tensors(folder):
     found = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    for path in sorted(Path(folder).glob("model*.safetensors")):
         with safe_open(path, framework="np") as file:
             for name in file.keys():
                 found[name] = file.get_tensor(name)
@@ -50,25 +50,37 @@ def rebuild(found, name, entry):
     return np.einsum("jpk,jik,ikq->jpiq", u, s, v, optimize=True).reshape(b * p, b * q)
 
 
+def parts(dense, name):
+    """Names of the dense tensors that a layer stands for."""
+    stem = name.removesuffix("qkv")
+    if f"{name}.weight" in dense or stem == name:
+        return [f"{name}.weight"]
+    return [f"{stem}{part}.weight" for part in ["query", "key", "value"]]
+
+
 def main(dense_folder, compressed_folder):
     dense, found = tensors(dense_folder), tensors(compressed_folder)
-    section = json.loads((Path(compressed_folder) / "config.json").read_text())["blr"]
+    config = json.loads((Path(compressed_folder) / "config.json").read_text())
+    section = config["blr"]
     assert section["version"] == 1, section["version"]
     replaced = set()
     for name, entry in section["layers"].items():
-        replaced.add(f"{name}.weight")
-        weight = dense[f"{name}.weight"].astype(np.float64).T
+        stored = parts(dense, name)
+        replaced.update(stored)
+        weight = np.concatenate([dense[part].astype(np.float64) for part in stored])
+        if config.get("model_type") == "gpt2":
+            weight = weight.T
         error = np.linalg.norm(weight - rebuild(found, name, entry)) / np.linalg.norm(weight)
         if abs(error - entry["relative_error"]) > 1e-5:
             sys.exit(f"{name}: error {error}, config.json states {entry['relative_error']}")
-        if f"{name}.weight" in found:
-            sys.exit(f"{name}.weight is there beside its factors")
+        if any(part in found for part in stored):
+            sys.exit(f"the dense weight of {name} is there beside its factors")
     for name, tensor in dense.items():
         if name not in replaced and not (
             found[name].dtype == tensor.dtype and np.array_equal(found[name], tensor)
         ):
             sys.exit(f"{name} differs from the dense checkpoint")
-    print(f"{len(replaced)} layers agree, {len(dense) - len(replaced)} tensors are unchanged")
+    print(f"{len(section['layers'])} layers agree, {len(dense) - len(replaced)} tensors are unchanged")
 
 
 main(*sys.argv[1:])

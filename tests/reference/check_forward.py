@@ -1,8 +1,8 @@
 """Compares `blr forward` with the stored numbers of every case of a family, on any device.
 
 Usage: check_forward.py BLR FAMILY [flags of blr ...], for instance
-`check_forward.py target/release/blr llama --device cuda --dtype bf16`. Needs numpy and safetensors. Prints the largest
-difference of each case, relative to its largest value, and fails above what the dtype allows: 2e-5 in f32 on the CPU,
+`check_forward.py target/release/blr llama --device cuda --dtype bf16`. Families: gpt2, llama, vit, dit. Needs numpy and
+safetensors. Prints the largest difference of each case, relative to its largest value, and fails above what the dtype allows: 2e-5 in f32 on the CPU,
 4e-3 in f32 on a GPU, where dense products round their operands to tf32, and 16 roundings of the dtype otherwise.
 """
 import pathlib
@@ -11,7 +11,7 @@ import sys
 import tempfile
 
 import numpy
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 
 def allowed(flags):
@@ -30,17 +30,24 @@ def main():
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         outputs = pathlib.Path(folder) / "outputs.safetensors"
-        for inputs in sorted(root.glob("*/expected.safetensors")):
-            command = [blr, "forward", inputs.parent, "--inputs", inputs, "--outputs", outputs, *flags]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            found = load_file(outputs)
-            (name,) = found  # `logits`, or `sample` of a diffusion model
-            found, expected = found[name], load_file(inputs)[name]
-            assert found.shape == expected.shape, (found.shape, expected.shape)
-            error = numpy.abs(found - expected).max() / numpy.abs(expected).max()
-            good = bool(error < limit)  # not for NaN
-            failed += not good
-            print(f"{inputs.parent.name:32} {error:.2e} {'' if good else f'above {limit:.2e}'}", flush=True)
+        inputs = pathlib.Path(folder) / "inputs.safetensors"
+        for path in sorted(root.glob("*/expected.safetensors")):
+            tensors = load_file(path)
+            output = "sample" if "sample" in tensors else "logits"  # `sample` of a diffusion model
+            # A ViT case has the logits of other sizes of images beside those of its own.
+            for suffix in sorted(name.removeprefix(output) for name in tensors if name.startswith(output)):
+                names = [name for name in ["input_ids", "pixel_values", "x", "t", "y"] if name + suffix in tensors]
+                save_file({name: tensors[name + suffix] for name in names}, inputs)
+                command = [blr, "forward", path.parent, "--inputs", inputs, "--outputs", outputs, *flags]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                expected = tensors[output + suffix]
+                found = load_file(outputs)[output]
+                assert found.shape == expected.shape, (found.shape, expected.shape)
+                error = numpy.abs(found - expected).max() / numpy.abs(expected).max()
+                good = bool(error < limit)  # not for NaN
+                failed += not good
+                name = path.parent.name + suffix
+                print(f"{name:32} {error:.2e} {'' if good else f'above {limit:.2e}'}", flush=True)
     sys.exit(f"{failed} cases differ" if failed else 0)
 
 

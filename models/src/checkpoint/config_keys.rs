@@ -45,6 +45,22 @@ impl<'a> ConfigKeys<'a> {
         }
     }
 
+    /// The keys of the section `key`, those of `default` where it is not set.
+    pub(crate) fn section_or(&self, key: &str, default: &'a Value) -> Result<Self, ModelError> {
+        let section = self.section(key)?;
+        Ok(section.unwrap_or_else(|| Self {
+            path: self.path.clone(),
+            prefix: format!("{}{key}.", self.prefix),
+            value: default,
+        }))
+    }
+
+    /// The names of the keys that are there, set or null.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'a str> {
+        let object = self.value.as_object();
+        object.into_iter().flatten().map(|(name, _)| name.as_str())
+    }
+
     /// Whether `key` is set.
     pub(crate) fn holds(&self, key: &str) -> bool {
         self.get(key).is_some()
@@ -103,11 +119,60 @@ impl<'a> ConfigKeys<'a> {
         if self.holds(key) {
             return self.positive(key, 1.0);
         }
-        Err(ModelError::MissingKey {
+        Err(self.missing(key, "a positive number"))
+    }
+
+    /// A count of at least one that must be set.
+    pub(crate) fn required_count(&self, key: &str) -> Result<usize, ModelError> {
+        self.optional_count(key)?
+            .ok_or_else(|| self.missing(key, "a positive integer"))
+    }
+
+    /// A count for both sides or a list of one for each, height first; `None` where the key is not
+    /// set.
+    pub(crate) fn sides(&self, key: &str) -> Result<Option<[usize; 2]>, ModelError> {
+        match self.get(key) {
+            Some(Value::Array(values)) => {
+                let side = |value: &Value| u32::try_from(value.as_u64()?).ok().filter(|&n| n > 0);
+                match values
+                    .iter()
+                    .map(side)
+                    .collect::<Option<Vec<_>>>()
+                    .as_deref()
+                {
+                    Some(&[height, width]) => Ok(Some([height as usize, width as usize])),
+                    _ => Err(self.invalid(key, "height and width, two positive integers")),
+                }
+            }
+            _ => Ok(self.optional_count(key)?.map(|side| [side; 2])),
+        }
+    }
+
+    /// A list of `N` finite numbers, `None` where the key is not set.
+    pub(crate) fn numbers<const N: usize>(
+        &self,
+        key: &str,
+    ) -> Result<Option<[f32; N]>, ModelError> {
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
+        let number = |value: &Value| Some(value.as_f64()? as f32).filter(|x| x.is_finite());
+        let numbers: Option<Vec<f32>> = value
+            .as_array()
+            .and_then(|values| values.iter().map(number).collect());
+        numbers
+            .and_then(|numbers| numbers.try_into().ok())
+            .map(Some)
+            .ok_or_else(|| self.invalid(key, format!("a list of {N} numbers")))
+    }
+
+    /// The error for a key that must be set and is not.
+    pub(crate) fn missing(&self, key: &str, expected: impl Into<String>) -> ModelError {
+        ModelError::MissingKey {
             path: self.path.clone(),
             key: format!("{}{key}", self.prefix),
-            expected: String::from("a positive number"),
-        })
+            expected: expected.into(),
+        }
     }
 
     /// `true` or `false`.

@@ -17,6 +17,9 @@ const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// What errors call the families that are language models.
+pub(crate) const LANGUAGE: &str = "language";
+
 /// A checkpoint directory: `config.json` and `model.safetensors`, or shards of it with
 /// `model.safetensors.index.json`.
 ///
@@ -88,13 +91,7 @@ impl Checkpoint {
             &config_path,
             "a checkpoint directory has a config.json beside its weights",
         )?;
-        let model_type = config.get("model_type").and_then(Value::as_str);
-        let model_type = model_type.ok_or_else(|| ModelError::MissingKey {
-            path: config_path.clone(),
-            key: String::from("model_type"),
-            expected: format!("one of {}", Family::supported()),
-        })?;
-        let family = Family::from_model_type(model_type, &config_path)?;
+        let family = Family::of_config(&config, &config_path)?;
         let blr = BlrSection::from_config(&config_path, &config)?;
 
         let files = open_weights(&dir)?;
@@ -131,11 +128,28 @@ impl Checkpoint {
         if self.family == expected {
             return Ok(());
         }
-        Err(ModelError::WrongFamily {
+        Err(self.wrong_family(expected.model_type()))
+    }
+
+    /// Checks that the model is a language model.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::WrongFamily`] if it is not.
+    pub fn expect_language_model(&self) -> Result<(), ModelError> {
+        match self.family {
+            Family::Gpt2 | Family::Llama => Ok(()),
+            Family::Vit | Family::Dit => Err(self.wrong_family(LANGUAGE)),
+        }
+    }
+
+    /// The error for a model of which something else was `expected`.
+    pub(crate) fn wrong_family(&self, expected: &'static str) -> ModelError {
+        ModelError::WrongFamily {
             path: self.dir().to_path_buf(),
             found: self.family.model_type(),
-            expected: expected.model_type(),
-        })
+            expected,
+        }
     }
 
     /// Which layers are stored as factors.

@@ -10,7 +10,7 @@ mod weight_file;
 pub use blr_section::{BLR_VERSION, BlrLayer, BlrSection};
 pub(crate) use config_keys::{ConfigKeys, MAX_LAYERS};
 pub use directory::{Checkpoint, Entry};
-pub(crate) use directory::{StoredTensors, read_json};
+pub(crate) use directory::{LANGUAGE, StoredTensors, read_json};
 pub(crate) use family::BLAST_LLAMA;
 pub use family::Family;
 pub use weight_file::WeightFile;

@@ -5,7 +5,7 @@
 //! | tensor | shape | becomes |
 //! |---|---|---|
 //! | `pos_embed` | `[1, patches, h]` | positions; computed where it is not stored |
-//! | `x_embedder.proj.weight`, `.bias` | `[h, c, p, p]` | patches to tokens |
+//! | `x_embedder.proj.weight`, `.bias` | `[h, c, p, p]` | embedding of a patch |
 //! | `t_embedder.mlp.0.weight`, `.bias` | `[h, 256]` | timestep, in |
 //! | `t_embedder.mlp.2.weight`, `.bias` | `[h, h]` | timestep, out |
 //! | `y_embedder.embedding_table.weight` | `[classes, h]` | labels, the null class last |
@@ -21,14 +21,14 @@
 //! have no weights.
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use burn_blr::{BlrLinear, Structure};
+use burn_blr::Structure;
 
 use super::{RandomWeights, WeightReader, Weights};
 use crate::dit::{Dit, DitBlock, DitConfig, DitFinalLayer, TIMESTEP_FEATURES, TimestepEmbedding};
 use crate::layer::planned;
 use crate::{
-    Activation, Attention, Checkpoint, FactorNames, Family, LinearLayer, Mlp, ModelError, Plan,
-    QueryKeyValue, WeightLayout, linear_layers as all_layers,
+    Activation, Attention, Checkpoint, FactorNames, Family, LinearLayer, Mlp, ModelError,
+    PatchEmbedding, Plan, QueryKeyValue, WeightLayout, linear_layers as all_layers,
 };
 
 /// Linear layers per block, in the order of [`DitConfig::linear_layers`].
@@ -112,11 +112,9 @@ fn build(
     weights: &mut impl Weights,
 ) -> Result<Dit, ModelError> {
     let (hidden, patch) = (config.hidden_size, config.patch_size);
-    let pixels = config.in_channels * patch * patch;
     let kernel = [hidden, config.in_channels, patch, patch];
     let kernel = weights.kernel("x_embedder.proj.weight", kernel)?;
-    let kernel = kernel.reshape([hidden, pixels]).transpose(); // -> [pixels, hidden]
-    let patches = BlrLinear::dense(kernel, Some(weights.bias("x_embedder.proj.bias", hidden)?));
+    let bias = weights.bias("x_embedder.proj.bias", hidden)?;
     let timestep = TimestepEmbedding::new(
         weights.linear(&dense("t_embedder.mlp.0", TIMESTEP_FEATURES, hidden))?,
         weights.linear(&dense("t_embedder.mlp.2", hidden, hidden))?,
@@ -154,7 +152,7 @@ fn build(
     let positions = TensorData::new(config.positions(), shape);
     let device = weights.device();
     Ok(Dit {
-        patches,
+        patch_embedding: PatchEmbedding::new(kernel, Some(bias)),
         timestep,
         labels,
         blocks,

@@ -16,17 +16,26 @@ pub(crate) fn load_linear(
 ) -> Result<BlrLinear, ModelError> {
     let name = |factor: &str| format!("{}.{factor}", layer.name);
     let (inputs, outputs) = (layer.in_features, layer.out_features);
-    let bias = match layer.bias_name() {
-        Some(bias) => Some(reader.tensor(&bias, [outputs])?),
-        None => None,
-    };
+    let mut biases = Vec::new();
+    for (name, length) in layer.bias_tensors() {
+        biases.push(reader.tensor(&name, [length])?);
+    }
+    let bias: Option<Tensor<1>> = joined(biases);
     // The caller has checked that blocks divide the features and are not zero.
     Ok(match layer.structure {
         Structure::Dense => {
-            let weight: Tensor<2> = reader.tensor(&layer.weight_name(), layer.weight_shape())?;
+            let mut parts = Vec::new();
+            for (name, shape) in layer.dense_tensors() {
+                parts.push(reader.tensor(&name, shape)?);
+            }
+            let weight: Tensor<2> = match joined(parts) {
+                Some(weight) => weight,
+                None => reader.tensor(&layer.weight_name(), layer.weight_shape())?,
+            };
             let weight = match layer.layout {
                 WeightLayout::InOut => weight,
-                WeightLayout::OutIn => weight.transpose(), // [out, in] -> [in, out]
+                // [out, in] -> [in, out]
+                WeightLayout::OutIn | WeightLayout::QueryKeyValue => weight.transpose(),
             };
             BlrLinear::dense(weight, bias)
         }
@@ -52,4 +61,12 @@ pub(crate) fn load_linear(
             BlrLinear::Blast(BlastLinear::from_factors(u, s, v, bias)?)
         }
     })
+}
+
+/// Tensors one after the other; `None` if there are none.
+fn joined<const D: usize>(mut parts: Vec<Tensor<D>>) -> Option<Tensor<D>> {
+    match parts.len() {
+        0 | 1 => parts.pop(),
+        _ => Some(Tensor::cat(parts, 0)),
+    }
 }

@@ -12,6 +12,7 @@ pub(crate) mod llama;
 mod random;
 mod reader;
 mod tied_head;
+pub(crate) mod vit;
 mod weights;
 
 pub(crate) use linear::load_linear;

@@ -35,7 +35,11 @@ impl Weights for RandomWeights {
         &self.device
     }
 
-    fn matrix(&mut self, _name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>, ModelError> {
+    fn parameter<const D: usize>(
+        &mut self,
+        _name: &str,
+        shape: [usize; D],
+    ) -> Result<Param<Tensor<D>>, ModelError> {
         let options = (&self.device, DType::from(self.dtype));
         let tensor = Tensor::random(shape, Distribution::Normal(0.0, STD), options);
         Ok(Param::from_tensor(tensor))

@@ -109,7 +109,11 @@ impl Weights for WeightReader<'_> {
         &self.device
     }
 
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>, ModelError> {
+    fn parameter<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Param<Tensor<D>>, ModelError> {
         Ok(Param::from_tensor(self.tensor(name, shape)?))
     }
 

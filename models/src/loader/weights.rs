@@ -12,8 +12,17 @@ pub(crate) trait Weights {
     /// Where they are made.
     fn device(&self) -> &Device;
 
+    /// A tensor in the dtype of the model.
+    fn parameter<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Param<Tensor<D>>, ModelError>;
+
     /// A matrix in the dtype of the model.
-    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>, ModelError>;
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>, ModelError> {
+        self.parameter(name, shape)
+    }
 
     /// The scale of a normalization, `[features]`, in `f32` whatever the dtype of the model.
     fn norm_scale(&mut self, name: &str, features: usize) -> Result<Param<Tensor<1>>, ModelError>;

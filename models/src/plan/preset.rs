@@ -73,13 +73,21 @@ const LLAMA7B: [PresetRule; 2] = [
     PresetRule::new(r"\.mlp\.(gate|up|down)_proj$", 16, 16, 1488).monarch_rank(1536),
 ];
 
+/// Both schemes of names; the joined query, key and value, which transformers keeps apart.
+const VIT_B: [PresetRule; 1] = [PresetRule::new(
+    r"\.(attention\.qkv|attn\.qkv|intermediate\.dense|layer\.\d+\.output\.dense|mlp\.fc[12])$",
+    3,
+    4,
+    128,
+)];
+
 /// The paper has no Monarch for DiT-XL/2; block count 9 needs a rank that 9 divides.
 const DIT_XL: [PresetRule; 2] = [
     PresetRule::new(r"^blocks\.\d+\.attn\.qkv$", 9, 9, 384).monarch_rank(378),
     PresetRule::new(r"^blocks\.\d+\.(mlp\.fc1|adaLN_modulation\.1)$", 9, 9, 256).monarch_rank(252),
 ];
 
-const TABLE: [Preset; 4] = [
+const TABLE: [Preset; 5] = [
     Preset {
         name: "gpt2s",
         rules: &GPT2S,
@@ -91,6 +99,10 @@ const TABLE: [Preset; 4] = [
     Preset {
         name: "llama7b",
         rules: &LLAMA7B,
+    },
+    Preset {
+        name: "vit_b",
+        rules: &VIT_B,
     },
     Preset {
         name: "dit_xl",

@@ -56,6 +56,10 @@ impl Plan {
 
     /// The layers that the plan replaces and their structures, in the order of `layers`.
     ///
+    /// Query, key and value that are stored apart are replaced together, as a layer of
+    /// [`WeightLayout::QueryKeyValue`](crate::WeightLayout::QueryKeyValue), where a rule matches the
+    /// name of the joined layer and neither that rule nor one before it matches a part.
+    ///
     /// # Errors
     ///
     /// Those of [`Plan::validate`]; [`ModelError::PatternMatchesNothing`] if a pattern matches none
@@ -72,8 +76,12 @@ impl Plan {
             .iter()
             .map(|rule| Ok((rule, pattern(rule)?)))
             .collect::<Result<Vec<_>, ModelError>>()?;
+        let first = |name: &str| rules.iter().position(|(_, pattern)| pattern.is_match(name));
+        let joinable = layers.array_windows().filter_map(LinearLayer::join);
+        let joinable: Vec<_> = joinable.map(|layer| layer.name).collect();
         for (rule, pattern) in &rules {
-            if !layers.iter().any(|layer| pattern.is_match(&layer.name)) {
+            let mut names = layers.iter().map(|layer| &layer.name).chain(&joinable);
+            if !names.any(|name| pattern.is_match(name)) {
                 return Err(ModelError::PatternMatchesNothing {
                     layers: rule.layers.clone(),
                     available: layers.len(),
@@ -85,11 +93,27 @@ impl Plan {
             }
         }
         let mut resolved = Vec::new();
-        for layer in layers {
-            let first = rules
-                .iter()
-                .find(|(_, pattern)| pattern.is_match(&layer.name));
-            let Some((rule, _)) = first else {
+        let mut rest = layers;
+        while let Some((layer, after)) = rest.split_first() {
+            let joined = rest.split_first_chunk().and_then(|(parts, after)| {
+                let joined = LinearLayer::join(parts)?;
+                let number = first(&joined.name)?;
+                let apart = parts.iter().filter_map(|part| first(&part.name)).min();
+                apart
+                    .is_none_or(|apart| number < apart)
+                    .then_some((joined, after))
+            });
+            let layer = match joined {
+                Some((joined, after)) => {
+                    rest = after;
+                    joined
+                }
+                None => {
+                    rest = after;
+                    layer.clone()
+                }
+            };
+            let Some((rule, _)) = first(&layer.name).and_then(|number| rules.get(number)) else {
                 continue;
             };
             if let Some(method) = layer.structure.method() {
@@ -99,7 +123,8 @@ impl Plan {
                     method,
                 });
             }
-            resolved.push((layer.clone(), rule.structure(layer)?));
+            let structure = rule.structure(&layer)?;
+            resolved.push((layer, structure));
         }
         Ok(resolved)
     }

@@ -182,19 +182,12 @@ fn compress_layer(
     structure: Structure,
     on_event: &mut dyn FnMut(CompressEvent<'_>),
 ) -> Result<Part, TrainingError> {
-    let name = layer.weight_name();
-    let entry = request
-        .source
-        .entry(&name)
-        .ok_or_else(|| ModelError::UnknownTensor {
-            path: request.source.dir().to_path_buf(),
-            tensor: name.clone(),
-        })?;
+    let (entries, dtype) = dense_weight(request.source, layer)?;
     let started = Instant::now();
-    let weight: Tensor<2> = tensor(entry.floats()?, layer.weight_shape(), request.device);
+    let weight: Tensor<2> = tensor(entries, layer.weight_shape(), request.device);
     let weight = match layer.layout {
         WeightLayout::InOut => weight.transpose(),
-        WeightLayout::OutIn => weight,
+        WeightLayout::OutIn | WeightLayout::QueryKeyValue => weight,
     };
     let found = factorize(
         weight.clone(),
@@ -207,9 +200,9 @@ fn compress_layer(
             })
         },
     )?;
-    let factors = write::Factors::encode(layer, &found.layer, entry.dtype)?;
+    let factors = write::Factors::encode(layer, &found.layer, dtype)?;
     // What is stored may be rounded; the error stated is that of the stored factors.
-    let relative_error = match entry.dtype {
+    let relative_error = match dtype {
         Dtype::F32 => found.relative_error,
         _ => relative_error(&weight, &factors.decode(request.device)?)?,
     };
@@ -227,6 +220,21 @@ fn compress_layer(
         },
         factors,
     })
+}
+
+/// The entries of a dense weight as it is stored, its parts one below the other, and the number
+/// format of the first.
+fn dense_weight(
+    source: &Checkpoint,
+    layer: &LinearLayer,
+) -> Result<(Vec<f32>, Dtype), TrainingError> {
+    let mut entries = Vec::new();
+    let mut dtype = None;
+    for (name, _) in layer.dense_tensors() {
+        entries.extend(source.floats(&name)?);
+        dtype = dtype.or(source.entry(&name).map(|entry| entry.dtype));
+    }
+    Ok((entries, dtype.unwrap_or(Dtype::F32)))
 }
 
 /// The folder in which a run for `out` keeps its work: `OUT.partial` beside it.

@@ -197,17 +197,21 @@ impl View for Bytes<'_> {
 /// Puts the finished checkpoint together in the run's folder.
 ///
 /// Every weight file keeps its name and the tensors it had, except that the factors of a layer
-/// stand where its dense weight stood.
+/// stand where its dense weight stood, or the first part of it.
 pub(super) fn checkpoint(
     source: &Checkpoint,
     chosen: &[(LinearLayer, Structure)],
     reports: &[LayerReport],
     folder: &RunFolder,
 ) -> Result<(), TrainingError> {
-    let replaced: HashMap<String, usize> = chosen
+    // The layer that a dense tensor belongs to, and which part of it that is.
+    let replaced: HashMap<String, (usize, usize)> = chosen
         .iter()
         .enumerate()
-        .map(|(index, (layer, _))| (layer.weight_name(), index))
+        .flat_map(|(index, (layer, _))| {
+            let parts = layer.dense_tensors().into_iter().enumerate();
+            parts.map(move |(part, (name, _))| (name, (index, part)))
+        })
         .collect();
     let parts: Vec<MappedPart> = (0..chosen.len())
         .map(|index| folder.part(index))
@@ -220,7 +224,8 @@ pub(super) fn checkpoint(
         let names = source.names().filter_map(|name| source.entry(name));
         for entry in names.filter(|entry| entry.path == file.path()) {
             match replaced.get(entry.name) {
-                Some(&index) => {
+                Some((_, 1..)) => {}
+                Some(&(index, _)) => {
                     for (name, view) in parts[index].tensors()?.tensors() {
                         let (dtype, shape) = (view.dtype(), view.shape().to_vec());
                         tensors.insert(

@@ -1,0 +1,223 @@
+//! The plain vision transformer, [Dosovitskiy et al. 2020](https://arxiv.org/abs/2010.11929), as
+//! `ViTForImageClassification` of Hugging Face `transformers`
+//! ([model card](https://huggingface.co/google/vit-base-patch16-224)) and `VisionTransformer` of timm
+//! compute it.
+
+mod config;
+mod timm;
+
+use burn::module::{Module, Param};
+use burn::nn::LayerNorm;
+use burn::tensor::{Device, FloatDType, Tensor};
+use burn_blr::BlrLinear;
+
+use crate::common::{AttentionMask, interpolate_grid, norm_in_f32};
+use crate::{Attention, Checkpoint, Mlp, ModelError, PatchEmbedding, Plan, loader};
+
+pub use config::{VitConfig, VitNaming, VitPooling};
+
+/// One transformer block: attention and MLP, each behind a norm and added to its input.
+#[derive(Module, Debug)]
+pub struct VitBlock {
+    /// Norm before attention, in `f32`.
+    pub norm_1: LayerNorm,
+    /// Self-attention.
+    pub attention: Attention,
+    /// Norm before the MLP, in `f32`.
+    pub norm_2: LayerNorm,
+    /// Feed-forward block.
+    pub mlp: Mlp,
+}
+
+impl VitBlock {
+    /// Applies the block.
+    ///
+    /// # Shapes
+    ///
+    /// - `x`, output: `[batch, tokens, hidden_size]`
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let normed = norm_in_f32(&self.norm_1, x.clone());
+        let mixed = self
+            .attention
+            .forward(normed, &AttentionMask::none(), None, None);
+        let x = x + mixed;
+        let normed = norm_in_f32(&self.norm_2, x.clone());
+        x + self.mlp.forward(normed)
+    }
+}
+
+/// A vision transformer with its classification head. Load it with [`Vit::load`], or make one with
+/// random weights with [`Vit::init`].
+///
+/// Norms, softmax and the interpolation of position embeddings are computed in `f32`, everything
+/// else in the dtype of the weights.
+#[derive(Module, Debug)]
+pub struct Vit {
+    /// Embedding of the patches.
+    pub patch_embedding: PatchEmbedding,
+    /// What stands before the patches, `[1, 1, hidden_size]`, where there is one.
+    pub class_token: Option<Param<Tensor<3>>>,
+    /// Position embedding, `[1, positions, hidden_size]`: of the class token where it has one, then
+    /// of the patches, row by row.
+    pub position_embedding: Param<Tensor<3>>,
+    /// The blocks, first to last.
+    pub blocks: Vec<VitBlock>,
+    /// Norm before the head, in `f32`; before or after pooling.
+    pub norm: LayerNorm,
+    /// Head, `[hidden_size] -> [num_labels]`.
+    pub head: BlrLinear,
+    #[module(skip)]
+    pub(crate) config: VitConfig,
+}
+
+impl Vit {
+    /// Loads a checkpoint onto `device` with weights of `dtype`.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::MissingTensor`], [`ModelError::UnusedTensor`], [`ModelError::TensorShape`],
+    /// [`ModelError::TensorDtype`] and [`ModelError::NonFiniteWeight`] for weights that are not those
+    /// of the configuration; [`ModelError::InvalidKey`], [`ModelError::MissingKey`],
+    /// [`ModelError::UnknownBlrLayer`] and [`ModelError::Structure`] for a configuration that cannot
+    /// be used; [`ModelError::UnsupportedDtype`] if the device cannot compute in `dtype`.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        dtype: FloatDType,
+    ) -> Result<Self, ModelError> {
+        loader::vit::load(checkpoint, device, dtype)
+    }
+
+    /// Makes a model with random weights on `device`, its linear layers as `plan` says, or dense.
+    ///
+    /// The layers are named as in a checkpoint, `blocks.0.attn.qkv` and so on with the names of timm.
+    ///
+    /// ```
+    /// use burn::tensor::{Device, FloatDType, Tensor};
+    /// use burn_blr::Method;
+    /// use models::{Plan, Vit, VitConfig};
+    ///
+    /// # fn main() -> Result<(), models::ModelError> {
+    /// # let small = VitConfig {
+    /// #     hidden_size: 48,
+    /// #     intermediate_size: 96,
+    /// #     num_hidden_layers: 2,
+    /// #     num_attention_heads: 3,
+    /// #     ..VitConfig::vit_b_16()
+    /// # };
+    /// let config = VitConfig::vit_b_16();
+    /// # let config = small;
+    /// let plan = Plan::keep(Method::Blast, 0.5); // or Plan::preset("vit_b", Method::Blast)?
+    /// let model = Vit::init(&config, Some(&plan), &Device::flex(), FloatDType::F32)?;
+    ///
+    /// let logits = model.forward(Tensor::zeros([1, 3, 224, 224], &Device::flex()))?;
+    /// assert_eq!(logits.dims(), [1, 1000]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Plan::resolve`]; [`ModelError::UnsupportedDtype`] if the device cannot compute in
+    /// `dtype`.
+    pub fn init(
+        config: &VitConfig,
+        plan: Option<&Plan>,
+        device: &Device,
+        dtype: FloatDType,
+    ) -> Result<Self, ModelError> {
+        loader::vit::init(config, plan, device, dtype)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    /// The scores of every label, in `f32`.
+    ///
+    /// Images may have another size than those the model was made for: position embeddings are
+    /// interpolated then. What is left of an image after its last whole patch is not looked at.
+    ///
+    /// # Shapes
+    ///
+    /// - `pixels`: `[batch, num_channels, height, width]`
+    /// - output: `[batch, num_labels]`
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::PixelShape`] for another number of channels, an image smaller than a patch or
+    /// an empty batch.
+    pub fn forward(&self, pixels: Tensor<4>) -> Result<Tensor<2>, ModelError> {
+        let [batch, channels, height, width] = pixels.dims();
+        let grid = self.patch_embedding.grid([height, width]);
+        if batch == 0 || channels != self.config.num_channels || grid.contains(&0) {
+            return Err(ModelError::PixelShape {
+                found: pixels.dims().to_vec(),
+                channels: self.config.num_channels,
+                patch: self.config.patch_size,
+            });
+        }
+        let dtype: FloatDType = self.position_embedding.val().dtype().into();
+        let patches = self.patch_embedding.forward(pixels.cast(dtype));
+        let mut x = self.embed(patches, grid); // [batch, tokens, hidden_size]
+        for block in &self.blocks {
+            x = block.forward(x);
+        }
+        let pooled = self.pool(x).cast(dtype);
+        Ok(self.head.forward(pooled).cast(FloatDType::F32))
+    }
+
+    /// Puts the class token before the patches and adds the position embeddings.
+    ///
+    /// # Shapes
+    ///
+    /// - `patches`: `[batch, patches, hidden_size]`
+    /// - output: `[batch, tokens, hidden_size]`
+    fn embed(&self, patches: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
+        let [batch, _, hidden] = patches.dims();
+        let table = self.position_embedding.val();
+        let [_, rows, _] = table.dims();
+        let own = self.config.grid();
+        let first = rows - own[0] * own[1]; // 1 where the class token has a position
+        let interpolation = self.config.naming.interpolation();
+        let positions = table.clone().narrow(1, first, rows - first);
+        let patches = patches + interpolate_grid(positions, own, grid, interpolation);
+        let Some(class_token) = &self.class_token else {
+            return patches;
+        };
+        let mut class_token = class_token.val(); // [1, 1, hidden_size]
+        if first > 0 {
+            class_token = class_token + table.narrow(1, 0, first);
+        }
+        Tensor::cat(vec![class_token.expand([batch, 1, hidden]), patches], 1)
+    }
+
+    /// What the head sees, in `f32`.
+    ///
+    /// # Shapes
+    ///
+    /// - `x`: `[batch, tokens, hidden_size]`
+    /// - output: `[batch, hidden_size]`
+    fn pool(&self, x: Tensor<3>) -> Tensor<2> {
+        let [batch, tokens, hidden] = x.dims();
+        let norm = |x: Tensor<3>| norm_in_f32(&self.norm, x);
+        let (start, count) = match self.config.pooling {
+            VitPooling::Token => (0, 1),
+            VitPooling::Average => {
+                let prefix = usize::from(self.class_token.is_some());
+                (prefix, tokens - prefix)
+            }
+        };
+        let pooled = if self.config.norm_after_pooling {
+            let seen = x.narrow(1, start, count).cast(FloatDType::F32);
+            norm(seen.mean_dim(1))
+        } else {
+            // Each token has a norm of its own, so those that are not pooled need none.
+            norm(x.narrow(1, start, count))
+                .cast(FloatDType::F32)
+                .mean_dim(1)
+        };
+        pooled.reshape([batch, hidden])
+    }
+}
