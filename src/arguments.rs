@@ -197,7 +197,10 @@ pub struct BenchLayersArguments {
     /// Token counts [default: 1, 16 and that of the paper]
     #[arg(long, value_delimiter = ',', value_name = "COUNTS")]
     pub tokens: Vec<usize>,
-    /// Timed repetitions of each row
+    /// Fewest timed repetitions of each row
     #[arg(long, default_value_t = 50, value_name = "COUNT")]
     pub reps: usize,
+    /// Lists the layers instead, with the blocks and ranks they get; --json writes them to FILE
+    #[arg(long)]
+    pub list: bool,
 }

@@ -3,8 +3,10 @@
 mod arguments;
 mod commands;
 mod device;
+mod device_timing;
 mod error;
 mod output;
+mod roofline;
 
 use std::process::ExitCode;
 

@@ -1,29 +1,17 @@
 //! `blr bench layers`.
 
-use std::time::Instant;
-
-use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::Tensor;
 use burn_blr::{BlrLinear, Method, Structure};
 use serde::Serialize;
 
-use super::catalogue::{LAYERS, Layer};
-use super::reference;
-use crate::arguments::{BenchLayersArguments, Common};
+use super::catalogue::{self, LAYERS, Layer};
+use super::{operands, reference};
+use crate::arguments::{BenchLayersArguments, Common, Dtype};
 use crate::device::ChosenDevice;
+use crate::device_timing::{self, Clock, Work};
 use crate::error::CommandError;
 use crate::output::{self, Table};
-
-/// Copies of weights and inputs that repetitions take turns with hold at least this much, so that
-/// none is found in a cache: the largest L2 of the GPUs at hand has 60 MB.
-const ROTATED_BYTES: usize = 128 << 20;
-
-/// Repetitions that share one synchronisation. On a GPU the wait for the last of them costs tens
-/// of microseconds, which would drown a short layer.
-const BATCH: usize = 10;
-
-/// Repetitions before the first that counts: kernels are compiled and tuned in them.
-const WARM_UP: usize = 5;
+use crate::roofline::{Ceilings, Precision};
 
 #[derive(Serialize)]
 struct Report {
@@ -31,10 +19,11 @@ struct Report {
     rows: Vec<Row>,
 }
 
+/// One layer at one token count by one method.
 #[derive(Serialize)]
 struct Row {
     layer: &'static str,
-    method: String,
+    method: &'static str,
     tokens: usize,
     #[serde(rename = "in")]
     in_features: usize,
@@ -44,16 +33,23 @@ struct Row {
     rank: usize,
     dtype: &'static str,
     kernel: &'static str,
+    timing: Clock,
+    /// Why it is not `graph`, where that was tried.
+    no_graph: Option<String>,
+    /// Of the device, for one call.
     median_us: f64,
     min_us: f64,
     max_us: f64,
     tflops: f64,
+    /// Compulsory traffic: weights and input read once, output written once.
     gbps: f64,
     /// The roofline, where the ceilings of the device are known.
     limit_us: Option<f64>,
     share_of_limit: Option<f64>,
+    limit_source: Option<&'static str>,
     rel_err: f64,
     host_us: f64,
+    graph_host_us: Option<f64>,
 }
 
 pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), CommandError> {
@@ -86,8 +82,15 @@ pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), Comm
             ),
         });
     }
+    if arguments.list {
+        output::print(catalogue::table(&layers).text());
+        return output::write_json(common.json.as_deref(), &catalogue::listing(&layers));
+    }
     let chosen = common.choose_device()?;
-    let mut rows = Vec::new();
+    let mut report = Report {
+        device: chosen.name.clone(),
+        rows: Vec::new(),
+    };
     for layer in layers {
         let mut tokens = match arguments.tokens.as_slice() {
             [] => vec![1, 16, layer.tokens],
@@ -103,22 +106,30 @@ pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), Comm
                     chosen: &chosen,
                     common,
                 };
-                rows.push(bench.row(arguments.reps)?);
-                if let Some(row) = rows.last() {
-                    output::line(format_args!(
-                        "{:28} {:>6} tokens  {:9} {:>10.1} us",
-                        row.layer, row.tokens, row.method, row.median_us
-                    ));
-                }
+                let row = bench.row(arguments.reps)?;
+                output::line(format_args!(
+                    "{:28} {:>6} tokens  {:9} {:>10.1} us",
+                    row.layer, row.tokens, row.method, row.median_us
+                ));
+                report.rows.push(row);
+                // What is there stays there when a long run is cut off.
+                output::write_json(common.json.as_deref(), &report)?;
             }
         }
     }
-    let report = Report {
-        device: chosen.name.clone(),
-        rows,
-    };
     output::print(format_args!("\n{}", table(&report).text()));
-    output::write_json(common.json.as_deref(), &report)
+    let wrong: Vec<String> = report
+        .rows
+        .iter()
+        .filter(|row| !row.rel_err.is_finite())
+        .map(|row| format!("{} {} at {} tokens", row.method, row.layer, row.tokens))
+        .collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(CommandError::Device {
+        reason: format!("not a number came out of {}", wrong.join(", ")),
+    })
 }
 
 fn methods(names: &[String]) -> Result<Vec<Option<Method>>, CommandError> {
@@ -151,39 +162,29 @@ impl Bench<'_> {
         let structure = self.layer.structure(self.method);
         let (inputs, outputs) = (self.layer.in_features, self.layer.out_features);
         let bytes = self.compulsory_bytes(&structure);
-        let copies = ROTATED_BYTES.div_ceil(bytes).clamp(2, 64);
-        let operands: Vec<(BlrLinear, Tensor<2>)> = (0..copies)
-            .map(|_| self.operands(structure))
-            .collect::<Result<_, _>>()?;
-        let device = &self.chosen.device;
-        for (layer, input) in operands.iter().cycle().take(WARM_UP.max(copies)) {
-            layer.forward(input.clone());
-        }
-        sync(device)?;
-
-        let (mut device_us, mut host_us) = (Vec::new(), Vec::new());
-        let mut turn = operands.iter().cycle();
-        let mut last = None;
-        for _ in 0..reps.div_ceil(BATCH).max(5) {
-            let started = Instant::now();
-            for (layer, input) in turn.by_ref().take(BATCH) {
-                last = Some((layer, input, layer.forward(input.clone())));
-            }
-            host_us.push(started.elapsed().as_secs_f64() * 1e6 / BATCH as f64);
-            sync(device)?;
-            device_us.push(started.elapsed().as_secs_f64() * 1e6 / BATCH as f64);
-        }
-        let rel_err = match &last {
-            Some((layer, input, output)) => reference::relative_error(layer, input, output)?,
-            None => f64::NAN,
+        let forwards = Forwards {
+            operands: (0..operands::copies(bytes))
+                .map(|_| {
+                    let (dtype, device) = (self.chosen.dtype, &self.chosen.device);
+                    operands::random(structure, (inputs, outputs), self.tokens, dtype, device)
+                })
+                .collect::<Result<_, _>>()?,
         };
-        device_us.sort_by(f64::total_cmp);
-        host_us.sort_by(f64::total_cmp);
-        let median_us = device_us[device_us.len() / 2];
+        device_timing::sync(&self.chosen.device)?;
+        let timing = device_timing::time(self.chosen, &forwards, reps)?;
+        let (index, output) = timing.last;
+        let (layer, input) = &forwards.operands[index];
+        let rel_err = reference::relative_error(layer, input, &output)?;
+        drop((output, forwards));
+        self.chosen.device.memory_cleanup();
+
         let flops = structure.flops(self.tokens, inputs, outputs) as f64;
+        let ceilings = Ceilings::of(&self.chosen.name);
+        let limit_us =
+            ceilings.map(|ceilings| ceilings.limit_us(flops, bytes as f64, self.precision()));
         Ok(Row {
             layer: self.layer.name,
-            method: self.method.map_or("dense", Method::as_str).to_string(),
+            method: self.method.map_or("dense", Method::as_str),
             tokens: self.tokens,
             in_features: inputs,
             out_features: outputs,
@@ -195,15 +196,19 @@ impl Bench<'_> {
             } else {
                 "auto"
             },
-            median_us,
-            min_us: device_us[0],
-            max_us: device_us[device_us.len() - 1],
-            tflops: flops / median_us / 1e6,
-            gbps: bytes as f64 / median_us / 1e3,
-            limit_us: None,
-            share_of_limit: None,
+            timing: timing.clock,
+            no_graph: timing.no_graph,
+            median_us: timing.median_us,
+            min_us: timing.min_us,
+            max_us: timing.max_us,
+            tflops: flops / timing.median_us / 1e6,
+            gbps: bytes as f64 / timing.median_us / 1e3,
+            limit_us,
+            share_of_limit: limit_us.map(|limit| limit / timing.median_us),
+            limit_source: ceilings.map(Ceilings::source),
             rel_err,
-            host_us: host_us[host_us.len() / 2],
+            host_us: timing.host_us,
+            graph_host_us: timing.graph_host_us,
         })
     }
 
@@ -214,33 +219,36 @@ impl Bench<'_> {
         elements * burn::tensor::DType::from(self.chosen.dtype).size()
     }
 
-    /// A layer without bias and an input, random.
-    fn operands(&self, structure: Structure) -> Result<(BlrLinear, Tensor<2>), CommandError> {
-        let (inputs, outputs) = (self.layer.in_features, self.layer.out_features);
-        let device = &self.chosen.device;
-        let layer = BlrLinear::init(structure, inputs, outputs, false, device)?;
-        let layer = layer.map(&mut CastTo(self.chosen.dtype));
-        let input = Tensor::<2>::random(
-            [self.tokens, inputs],
-            Distribution::Normal(0.0, 1.0),
-            device,
-        );
-        Ok((layer, input.cast(self.chosen.dtype)))
+    /// Burn's dense products round f32 operands to tf32 on a GPU; ours do not.
+    fn precision(&self) -> Precision {
+        match (self.common.dtype, self.method) {
+            (Dtype::F16 | Dtype::Bf16, _) => Precision::Half,
+            (Dtype::F32, None) => Precision::Tf32,
+            (Dtype::F32, Some(_)) => Precision::F32,
+        }
     }
 }
 
-struct CastTo(burn::tensor::FloatDType);
-
-impl ModuleMapper for CastTo {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|tensor| tensor.cast(self.0))
-    }
+/// Forward passes, each of a layer of its own on an input of its own.
+struct Forwards {
+    operands: Vec<(BlrLinear, Tensor<2>)>,
 }
 
-fn sync(device: &Device) -> Result<(), CommandError> {
-    device.sync().map_err(|error| CommandError::Device {
-        reason: format!("{error:?}"),
-    })
+impl Work for Forwards {
+    type Result = Tensor<2>;
+
+    fn calls(&self) -> usize {
+        self.operands.len()
+    }
+
+    fn call(&self, index: usize) -> Tensor<2> {
+        let (layer, input) = &self.operands[index];
+        layer.forward(input.clone())
+    }
+
+    fn spoil(&self, output: &Tensor<2>) {
+        burn_blr::cuda::overwrite_with_nan(output.clone());
+    }
 }
 
 fn table(report: &Report) -> Table {
@@ -248,11 +256,13 @@ fn table(report: &Report) -> Table {
         "layer",
         "tokens",
         "method",
+        "timing",
         "median us",
         "min",
         "max",
         "TFLOP/s",
         "GB/s",
+        "of limit",
         "host us",
         "error",
     ]);
@@ -260,12 +270,15 @@ fn table(report: &Report) -> Table {
         table.row([
             row.layer.to_string(),
             row.tokens.to_string(),
-            row.method.clone(),
+            row.method.to_string(),
+            row.timing.as_str().to_string(),
             format!("{:.1}", row.median_us),
             format!("{:.1}", row.min_us),
             format!("{:.1}", row.max_us),
             format!("{:.3}", row.tflops),
             format!("{:.1}", row.gbps),
+            row.share_of_limit
+                .map_or_else(String::new, |share| format!("{:.0}%", 100.0 * share)),
             format!("{:.1}", row.host_us),
             format!("{:.1e}", row.rel_err),
         ]);

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod layers;
+mod operands;
 mod reference;
 
 use crate::arguments::{BenchArguments, BenchSubcommand, Common};
