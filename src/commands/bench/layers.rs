@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::catalogue::{self, LAYERS, Layer};
 use super::{operands, reference};
-use crate::arguments::{BenchLayersArguments, Common, Dtype};
+use crate::arguments::{BenchLayersArguments, Common, Dtype, TokenCount};
 use crate::device::ChosenDevice;
 use crate::device_timing::{self, Clock, Work};
 use crate::error::CommandError;
@@ -54,34 +54,14 @@ struct Row {
 
 pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), CommandError> {
     let methods = methods(&arguments.methods)?;
-    if arguments.reps == 0 || arguments.tokens.contains(&0) {
+    if arguments.reps == 0 {
         return Err(CommandError::Flag {
-            flag: if arguments.reps == 0 {
-                "reps"
-            } else {
-                "tokens"
-            },
+            flag: "reps",
             found: "0".to_string(),
             expected: "at least 1".to_string(),
         });
     }
-    let layers: Vec<&Layer> = match &arguments.layer {
-        None => LAYERS.iter().collect(),
-        Some(text) => LAYERS
-            .iter()
-            .filter(|layer| layer.name.contains(text))
-            .collect(),
-    };
-    if layers.is_empty() {
-        return Err(CommandError::Flag {
-            flag: "layer",
-            found: arguments.layer.clone().unwrap_or_default(),
-            expected: format!(
-                "part of one of {}",
-                LAYERS.map(|layer| layer.name).join(", ")
-            ),
-        });
-    }
+    let layers = chosen_layers(&arguments.layer)?;
     if arguments.list {
         output::print(catalogue::table(&layers).text());
         return output::write_json(common.json.as_deref(), &catalogue::listing(&layers));
@@ -92,10 +72,11 @@ pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), Comm
         rows: Vec::new(),
     };
     for layer in layers {
-        let mut tokens = match arguments.tokens.as_slice() {
-            [] => vec![1, 16, layer.tokens],
-            tokens => tokens.to_vec(),
+        let count = |tokens: &TokenCount| match tokens {
+            TokenCount::Paper => layer.tokens,
+            TokenCount::Count(count) => *count,
         };
+        let mut tokens: Vec<usize> = arguments.tokens.iter().map(count).collect();
         tokens.dedup();
         for tokens in tokens {
             for &method in &methods {
@@ -130,6 +111,25 @@ pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), Comm
     Err(CommandError::Device {
         reason: format!("not a number came out of {}", wrong.join(", ")),
     })
+}
+
+/// The layers whose name contains one of `texts`, or all where there is none.
+fn chosen_layers(texts: &[String]) -> Result<Vec<&'static Layer>, CommandError> {
+    let names = || LAYERS.iter().map(|layer| layer.name);
+    if let Some(text) = texts
+        .iter()
+        .find(|text| !names().any(|name| name.contains(text.as_str())))
+    {
+        return Err(CommandError::Flag {
+            flag: "layer",
+            found: text.clone(),
+            expected: format!("part of one of {}", names().collect::<Vec<_>>().join(", ")),
+        });
+    }
+    let chosen = |layer: &&Layer| {
+        texts.is_empty() || texts.iter().any(|text| layer.name.contains(text.as_str()))
+    };
+    Ok(LAYERS.iter().filter(chosen).collect())
 }
 
 fn methods(names: &[String]) -> Result<Vec<Option<Method>>, CommandError> {

@@ -4,6 +4,7 @@ mod catalogue;
 mod layers;
 mod operands;
 mod reference;
+mod report;
 
 use crate::arguments::{BenchArguments, BenchSubcommand, Common};
 use crate::error::CommandError;
@@ -11,5 +12,6 @@ use crate::error::CommandError;
 pub fn run(common: &Common, arguments: &BenchArguments) -> Result<(), CommandError> {
     match &arguments.what {
         BenchSubcommand::Layers(arguments) => layers::run(common, arguments),
+        BenchSubcommand::Report(arguments) => report::run(common, arguments),
     }
 }
