@@ -200,6 +200,25 @@ pub struct BenchReportArguments {
     pub markdown: bool,
 }
 
+/// What is done with a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pass {
+    /// The output
+    Forward,
+    /// The output, and the gradients of input and factors for a gradient of one everywhere
+    Training,
+}
+
+impl Pass {
+    /// The name used in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Pass::Forward => "forward",
+            Pass::Training => "training",
+        }
+    }
+}
+
 /// A number of tokens, or that of the paper's measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenCount {
@@ -235,6 +254,12 @@ pub struct BenchLayersArguments {
         default_value = "1,16,paper"
     )]
     pub tokens: Vec<TokenCount>,
+    /// What is timed
+    #[arg(long, value_enum, default_value_t = Pass::Forward)]
+    pub pass: Pass,
+    /// Times the structures by plain operations of Burn as well, in rows with kernel "plain"
+    #[arg(long)]
+    pub plain: bool,
     /// Fewest timed repetitions of each row
     #[arg(long, default_value_t = 50, value_name = "COUNT")]
     pub reps: usize,

@@ -1,14 +1,14 @@
 //! `blr bench layers`.
 
-use burn::tensor::Tensor;
-use burn_blr::{BlrLinear, Method, Structure};
+use burn_blr::{Method, Structure};
 use serde::Serialize;
 
 use super::catalogue::{self, LAYERS, Layer};
-use super::{operands, reference};
-use crate::arguments::{BenchLayersArguments, Common, Dtype, TokenCount};
+use super::passes::Passes;
+use super::{memory, operands};
+use crate::arguments::{BenchLayersArguments, Common, Dtype, Pass, TokenCount};
 use crate::device::ChosenDevice;
-use crate::device_timing::{self, Clock, Work};
+use crate::device_timing::{self, Clock};
 use crate::error::CommandError;
 use crate::output::{self, Table};
 use crate::roofline::{Ceilings, Precision};
@@ -24,6 +24,7 @@ struct Report {
 struct Row {
     layer: &'static str,
     method: &'static str,
+    pass: &'static str,
     tokens: usize,
     #[serde(rename = "in")]
     in_features: usize,
@@ -41,8 +42,10 @@ struct Row {
     min_us: f64,
     max_us: f64,
     tflops: f64,
-    /// Compulsory traffic: weights and input read once, output written once.
     gbps: f64,
+    /// Weights and input read once, output written once; for training, the gradients of all three
+    /// as well.
+    compulsory_bytes: usize,
     /// The roofline, where the ceilings of the device are known.
     limit_us: Option<f64>,
     share_of_limit: Option<f64>,
@@ -50,10 +53,14 @@ struct Row {
     rel_err: f64,
     host_us: f64,
     graph_host_us: Option<f64>,
+    /// Weights, input, results and what is between, where the backend reports its memory.
+    peak_bytes: Option<usize>,
+    /// What a forward pass has to keep between its two products.
+    intermediate_bytes: Option<usize>,
 }
 
 pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), CommandError> {
-    let methods = methods(&arguments.methods)?;
+    let ways = ways(&arguments.methods, arguments.plain)?;
     if arguments.reps == 0 {
         return Err(CommandError::Flag {
             flag: "reps",
@@ -79,18 +86,20 @@ pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), Comm
         let mut tokens: Vec<usize> = arguments.tokens.iter().map(count).collect();
         tokens.dedup();
         for tokens in tokens {
-            for &method in &methods {
+            for &Way { method, plain } in &ways {
                 let bench = Bench {
                     layer,
                     method,
+                    plain,
+                    pass: arguments.pass,
                     tokens,
                     chosen: &chosen,
                     common,
                 };
                 let row = bench.row(arguments.reps)?;
                 output::line(format_args!(
-                    "{:28} {:>6} tokens  {:9} {:>10.1} us",
-                    row.layer, row.tokens, row.method, row.median_us
+                    "{:28} {:>6} tokens  {:9} {:6} {:>10.1} us",
+                    row.layer, row.tokens, row.method, row.kernel, row.median_us
                 ));
                 report.rows.push(row);
                 // What is there stays there when a long run is cut off.
@@ -103,7 +112,10 @@ pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), Comm
         .rows
         .iter()
         .filter(|row| !row.rel_err.is_finite())
-        .map(|row| format!("{} {} at {} tokens", row.method, row.layer, row.tokens))
+        .map(|row| {
+            let (method, kernel, layer) = (row.method, row.kernel, row.layer);
+            format!("{method} ({kernel}) {layer} at {} tokens", row.tokens)
+        })
         .collect();
     if wrong.is_empty() {
         return Ok(());
@@ -132,11 +144,17 @@ fn chosen_layers(texts: &[String]) -> Result<Vec<&'static Layer>, CommandError> 
     Ok(LAYERS.iter().filter(chosen).collect())
 }
 
-fn methods(names: &[String]) -> Result<Vec<Option<Method>>, CommandError> {
-    if names.is_empty() {
-        let compressed = Method::ALL.into_iter().map(Some);
-        return Ok(std::iter::once(None).chain(compressed).collect());
-    }
+/// How a layer is computed.
+#[derive(Clone, Copy)]
+struct Way {
+    /// Nothing for dense.
+    method: Option<Method>,
+    /// By plain operations of Burn.
+    plain: bool,
+}
+
+/// The ways of the flags: a structure by its kernels, and then, where asked for, by plain Burn.
+fn ways(names: &[String], plain: bool) -> Result<Vec<Way>, CommandError> {
     let method = |name: &String| match name.as_str() {
         "dense" => Ok(None),
         name => name.parse().map(Some).map_err(|_| CommandError::Flag {
@@ -145,13 +163,33 @@ fn methods(names: &[String]) -> Result<Vec<Option<Method>>, CommandError> {
             expected: "dense, low-rank, monarch or blast".to_string(),
         }),
     };
-    names.iter().map(method).collect()
+    let mut methods: Vec<Option<Method>> = names.iter().map(method).collect::<Result<_, _>>()?;
+    if methods.is_empty() {
+        methods.push(None);
+        methods.extend(Method::ALL.map(Some));
+    }
+    let mut ways = Vec::new();
+    for method in methods {
+        ways.push(Way {
+            method,
+            plain: false,
+        });
+        if plain && method.is_some() {
+            ways.push(Way {
+                method,
+                plain: true,
+            });
+        }
+    }
+    Ok(ways)
 }
 
 /// One row to be measured.
 struct Bench<'a> {
     layer: &'static Layer,
     method: Option<Method>,
+    plain: bool,
+    pass: Pass,
     tokens: usize,
     chosen: &'a ChosenDevice,
     common: &'a Common,
@@ -161,40 +199,47 @@ impl Bench<'_> {
     fn row(&self, reps: usize) -> Result<Row, CommandError> {
         let structure = self.layer.structure(self.method);
         let (inputs, outputs) = (self.layer.in_features, self.layer.out_features);
+        let (dtype, device) = (self.chosen.dtype, &self.chosen.device);
         let bytes = self.compulsory_bytes(&structure);
-        let forwards = Forwards {
-            operands: (0..operands::copies(bytes))
-                .map(|_| {
-                    let (dtype, device) = (self.chosen.dtype, &self.chosen.device);
-                    operands::random(structure, (inputs, outputs), self.tokens, dtype, device)
-                })
-                .collect::<Result<_, _>>()?,
-        };
-        device_timing::sync(&self.chosen.device)?;
-        let timing = device_timing::time(self.chosen, &forwards, reps)?;
-        let (index, output) = timing.last;
-        let (layer, input) = &forwards.operands[index];
-        let rel_err = reference::relative_error(layer, input, &output)?;
-        drop((output, forwards));
-        self.chosen.device.memory_cleanup();
+        let operands = (0..operands::copies(bytes))
+            .map(|_| operands::random(structure, (inputs, outputs), self.tokens, dtype, device))
+            .collect::<Result<Vec<_>, _>>()?;
+        let passes = Passes::new(operands, self.pass, self.plain);
+        device_timing::sync(device)?;
+        let timing = device_timing::time(self.chosen, &passes, reps)?;
+        let (index, made) = timing.last;
+        let rel_err = passes.relative_error(index, &made)?;
+        drop(made);
+        let size = burn::tensor::DType::from(dtype).size();
+        let operand_bytes = size * (structure.parameters(inputs, outputs) + self.tokens * inputs);
+        let beyond =
+            memory::beyond_operands(device, passes.operands(index), self.pass, self.plain)?;
+        drop(passes);
+        device.memory_cleanup();
 
         let flops = structure.flops(self.tokens, inputs, outputs) as f64;
+        // Every product has two gradients, each a product as large.
+        let flops = match self.pass {
+            Pass::Forward => flops,
+            Pass::Training => 3.0 * flops,
+        };
         let ceilings = Ceilings::of(&self.chosen.name);
         let limit_us =
             ceilings.map(|ceilings| ceilings.limit_us(flops, bytes as f64, self.precision()));
         Ok(Row {
             layer: self.layer.name,
             method: self.method.map_or("dense", Method::as_str),
+            pass: self.pass.as_str(),
             tokens: self.tokens,
             in_features: inputs,
             out_features: outputs,
             blocks: structure.blocks(),
             rank: structure.rank().unwrap_or(inputs.min(outputs)),
             dtype: self.common.dtype.as_str(),
-            kernel: if self.method.is_none() {
-                "burn"
-            } else {
-                "auto"
+            kernel: match (self.method, self.plain) {
+                (None, _) => "burn",
+                (Some(_), false) => "auto",
+                (Some(_), true) => "plain",
             },
             timing: timing.clock,
             no_graph: timing.no_graph,
@@ -203,51 +248,42 @@ impl Bench<'_> {
             max_us: timing.max_us,
             tflops: flops / timing.median_us / 1e6,
             gbps: bytes as f64 / timing.median_us / 1e3,
+            compulsory_bytes: bytes,
             limit_us,
             share_of_limit: limit_us.map(|limit| limit / timing.median_us),
             limit_source: ceilings.map(Ceilings::source),
             rel_err,
             host_us: timing.host_us,
             graph_host_us: timing.graph_host_us,
+            peak_bytes: beyond.map(|bytes| operand_bytes + bytes),
+            intermediate_bytes: match self.pass {
+                Pass::Forward => {
+                    Some(size * memory::intermediate_elements(&structure, self.tokens))
+                }
+                Pass::Training => None,
+            },
         })
     }
 
-    /// Bytes that must move: weights and input read once, output written once.
+    /// See [`Row::compulsory_bytes`].
     fn compulsory_bytes(&self, structure: &Structure) -> usize {
         let (inputs, outputs) = (self.layer.in_features, self.layer.out_features);
         let elements = structure.parameters(inputs, outputs) + self.tokens * (inputs + outputs);
-        elements * burn::tensor::DType::from(self.chosen.dtype).size()
-    }
-
-    /// Burn's dense products round f32 operands to tf32 on a GPU; ours do not.
-    fn precision(&self) -> Precision {
-        match (self.common.dtype, self.method) {
-            (Dtype::F16 | Dtype::Bf16, _) => Precision::Half,
-            (Dtype::F32, None) => Precision::Tf32,
-            (Dtype::F32, Some(_)) => Precision::F32,
+        let once = elements * burn::tensor::DType::from(self.chosen.dtype).size();
+        match self.pass {
+            Pass::Forward => once,
+            Pass::Training => 2 * once,
         }
     }
-}
 
-/// Forward passes, each of a layer of its own on an input of its own.
-struct Forwards {
-    operands: Vec<(BlrLinear, Tensor<2>)>,
-}
-
-impl Work for Forwards {
-    type Result = Tensor<2>;
-
-    fn calls(&self) -> usize {
-        self.operands.len()
-    }
-
-    fn call(&self, index: usize) -> Tensor<2> {
-        let (layer, input) = &self.operands[index];
-        layer.forward(input.clone())
-    }
-
-    fn spoil(&self, output: &Tensor<2>) {
-        burn_blr::cuda::overwrite_with_nan(output.clone());
+    /// Burn's dense products round f32 operands to tf32 on a GPU; our kernels do not.
+    fn precision(&self) -> Precision {
+        let by_kernels = self.method.is_some() && !self.plain;
+        match self.common.dtype {
+            Dtype::F16 | Dtype::Bf16 => Precision::Half,
+            Dtype::F32 if by_kernels => Precision::F32,
+            Dtype::F32 => Precision::Tf32,
+        }
     }
 }
 
@@ -256,6 +292,7 @@ fn table(report: &Report) -> Table {
         "layer",
         "tokens",
         "method",
+        "kernel",
         "timing",
         "median us",
         "min",
@@ -264,6 +301,7 @@ fn table(report: &Report) -> Table {
         "GB/s",
         "of limit",
         "host us",
+        "peak",
         "error",
     ]);
     for row in &report.rows {
@@ -271,6 +309,7 @@ fn table(report: &Report) -> Table {
             row.layer.to_string(),
             row.tokens.to_string(),
             row.method.to_string(),
+            row.kernel.to_string(),
             row.timing.as_str().to_string(),
             format!("{:.1}", row.median_us),
             format!("{:.1}", row.min_us),
@@ -280,6 +319,7 @@ fn table(report: &Report) -> Table {
             row.share_of_limit
                 .map_or_else(String::new, |share| format!("{:.0}%", 100.0 * share)),
             format!("{:.1}", row.host_us),
+            row.peak_bytes.map_or_else(String::new, output::bytes),
             format!("{:.1e}", row.rel_err),
         ]);
     }

@@ -2,7 +2,9 @@
 
 mod catalogue;
 mod layers;
+mod memory;
 mod operands;
+mod passes;
 mod reference;
 mod report;
 
