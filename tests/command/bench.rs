@@ -135,6 +135,7 @@ fn a_report_sets_ours_beside_the_peers() {
         json!({
             "layer": "gpt2s.c_attn", "method": method, "tokens": 384, "dtype": "bf16",
             "kernel": kernel, "timing": "graph", "median_us": median_us, "share_of_limit": 0.25,
+            "rel_err": 3e-3,
         })
     };
     let ours = folder.path().join("ours.json");
@@ -177,6 +178,7 @@ fn a_report_of_something_else_is_one_line_and_status_two() {
         json!({
             "layer": "gpt2s.c_attn", "method": "blast", "tokens": 1, "dtype": "f32",
             "kernel": "auto", "timing": "wall", "median_us": median_us, "share_of_limit": null,
+            "rel_err": 1e-7,
         })
     };
     write_json(&good, &json!({"device": "cpu", "rows": [row(1.0)]}));

@@ -12,6 +12,9 @@ use crate::output::{self, Table};
 /// Token counts up to this are decoding: a matter of memory traffic, with a mean of their own.
 const FEW_TOKENS: usize = 16;
 
+/// Relative errors from here on are no rounding, whatever the number format: the row is left out.
+const WRONG: f64 = 0.1;
+
 /// What `blr bench layers` or `benches/peers/layers.py` wrote.
 #[derive(Deserialize)]
 struct Measured {
@@ -31,6 +34,8 @@ struct Row {
     timing: Option<String>,
     median_us: Option<f64>,
     share_of_limit: Option<f64>,
+    /// Nothing where the output held numbers that are not finite.
+    rel_err: Option<f64>,
 }
 
 fn forward() -> String {
@@ -41,6 +46,10 @@ impl Row {
     /// Whether it is the structure by plain operations of Burn, timed to compare with.
     fn is_plain(&self) -> bool {
         self.kernel == "plain"
+    }
+
+    fn is_right(&self) -> bool {
+        self.rel_err.is_some_and(|error| error < WRONG)
     }
 }
 
@@ -132,7 +141,7 @@ pub fn run(common: &Common, arguments: &BenchReportArguments) -> Result<(), Comm
     if !report.rows.iter().any(|row| row.ours_us.is_some()) {
         return Err(CommandError::NotBenchReport {
             path: arguments.ours.clone(),
-            reason: "no low-rank, monarch or blast row that was timed".to_string(),
+            reason: "no low-rank, monarch or blast row that was timed and right".to_string(),
         });
     }
     let table = table(&report);
@@ -179,7 +188,7 @@ fn read(path: &Path) -> Result<Measured, CommandError> {
     }
 }
 
-/// The fastest of the rows of a case and method that pass `filter`.
+/// The fastest of the rows of a case and method that are right and pass `filter`.
 fn best<'a>(
     measured: &'a Measured,
     case: &Case,
@@ -189,7 +198,8 @@ fn best<'a>(
     measured
         .rows
         .iter()
-        .filter(|row| row.method == method && filter(row) && Case::of(row) == *case)
+        .filter(|row| row.method == method && Case::of(row) == *case)
+        .filter(|row| row.is_right() && filter(row))
         .filter_map(|row| row.median_us.map(|median| (row, median)))
         .min_by(|a, b| a.1.total_cmp(&b.1))
 }
@@ -377,6 +387,7 @@ mod tests {
             timing: Some("graph".to_string()),
             median_us,
             share_of_limit: Some(0.5),
+            rel_err: Some(1e-3),
         }
     }
 
@@ -420,6 +431,19 @@ mod tests {
                 && row.over_peer == Some(1.5)
                 && row.over_dense == Some(1.25)
         }));
+    }
+
+    #[test]
+    fn a_fast_row_whose_output_was_wrong_does_not_count() {
+        let mut wrong = row("blast", "reference.a", 384, Some(1.0));
+        wrong.rel_err = Some(1.4);
+        let mut endless = row("blast", "reference.b", 384, Some(2.0));
+        endless.rel_err = None;
+        let right = row("blast", "reference.c", 384, Some(12.0));
+        let ours = measured(vec![row("blast", "auto", 384, Some(8.0))]);
+        let report = compare(&ours, &measured(vec![wrong, endless, right]));
+        let blast = report.rows.iter().find(|row| row.method == "blast");
+        assert!(blast.is_some_and(|row| row.over_peer == Some(1.5)));
     }
 
     #[test]
