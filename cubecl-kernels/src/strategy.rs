@@ -11,6 +11,9 @@ pub enum Strategy {
     Auto,
     /// One unit per output element. Slow, runs everywhere, and is easy to read.
     Naive,
-    /// Tiles staged through shared memory, several outputs per unit.
+    /// Tiles staged through shared memory, several outputs per unit, without tensor cores.
     Tiled,
+    /// Tensor cores: tiles for many tokens, streams for few. `f32` operands are rounded to tf32,
+    /// which [`Strategy::Auto`] never does.
+    TensorCores,
 }

@@ -3,6 +3,7 @@
 use cubecl::prelude::*;
 
 use super::kernel::geometry::{AxesLaunch, GeometryLaunch};
+use super::kernel::mma::mma_product;
 use super::kernel::naive::naive_product;
 use super::kernel::tiled::tiled_product;
 use super::plan::ProductPlan;
@@ -11,6 +12,7 @@ use crate::context::Context;
 use crate::device::{check_cube, cube_count, cubes_for_elements};
 use crate::error::KernelError;
 use crate::operand::{View, buffer};
+use crate::stream::kernel::stream_product;
 
 /// Units per cube of the naive kernel.
 const NAIVE_UNITS: u32 = 256;
@@ -46,7 +48,13 @@ impl PlannedProduct {
         problem: ProductProblem,
     ) -> Result<Self, KernelError> {
         let client = context.client;
-        let plan = ProductPlan::new(client, &problem, context.element_bytes, context.strategy)?;
+        let plan = ProductPlan::new(
+            client,
+            &problem,
+            context.dtype,
+            context.element_bytes,
+            context.strategy,
+        )?;
         let outputs = problem.batches * problem.rows * problem.columns;
         let count = match &plan {
             ProductPlan::Naive => {
@@ -54,6 +62,8 @@ impl PlannedProduct {
                 cubes_for_elements(client, outputs, NAIVE_UNITS as usize)?
             }
             ProductPlan::Tiled(blueprint) => cube_count(client, blueprint.tile.cubes(&problem))?,
+            ProductPlan::Mma(blueprint) => cube_count(client, blueprint.cubes(&problem))?,
+            ProductPlan::Stream(blueprint) => cube_count(client, blueprint.cubes(&problem))?,
         };
         let address = context.address_type(outputs)?;
         Ok(Self {
@@ -90,6 +100,7 @@ impl PlannedProduct {
                     out,
                     geometry(&problem),
                     problem.split.is_some(),
+                    problem.activation,
                     context.dtype,
                 );
             },
@@ -113,11 +124,46 @@ impl PlannedProduct {
                     context.dtype,
                 );
             },
+            // SAFETY: as above; copies outside the operands write zeros instead of reading, stores
+            // are masked, and runs of several elements are copied or stored only where sizes,
+            // strides and addresses are multiples of them.
+            ProductPlan::Mma(blueprint) => unsafe {
+                mma_product::launch_unchecked::<R>(
+                    context.client,
+                    count,
+                    CubeDim::new_1d(blueprint.tile.units() as u32),
+                    address,
+                    lhs,
+                    rhs,
+                    bias.into(),
+                    out,
+                    geometry(&problem),
+                    blueprint,
+                    context.dtype,
+                );
+            },
+            // SAFETY: as above; loads of lines past the end are clamped to the last one, loads
+            // past the depth or the tokens are left out, and stores are masked.
+            ProductPlan::Stream(blueprint) => unsafe {
+                stream_product::launch_unchecked::<R>(
+                    context.client,
+                    count,
+                    CubeDim::new_1d(blueprint.units() as u32),
+                    address,
+                    lhs,
+                    rhs,
+                    bias.into(),
+                    out,
+                    geometry(&problem),
+                    blueprint,
+                    context.dtype,
+                );
+            },
         }
     }
 }
 
-fn geometry<R: Runtime>(problem: &ProductProblem) -> GeometryLaunch<R> {
+pub(crate) fn geometry<R: Runtime>(problem: &ProductProblem) -> GeometryLaunch<R> {
     let axes = |view: View| AxesLaunch::new(view.batch, view.row, view.column);
     let (part, part_stride) = problem
         .split

@@ -2,11 +2,15 @@
 
 use cubecl::prelude::*;
 
+use super::mma_plan::MmaBlueprint;
 use super::problem::{ProductProblem, TokenAxis};
-use crate::device::check_cube;
+use crate::activation::Activation;
+use crate::device::{check_cube, mma_element};
 use crate::error::KernelError;
 use crate::operand::View;
+use crate::ptx::MmaElement;
 use crate::strategy::Strategy;
+use crate::stream::plan::StreamBlueprint;
 
 /// Neighbouring outputs of a unit: four `f32` are one vector load from shared memory.
 pub(crate) const GROUP: usize = 4;
@@ -22,6 +26,10 @@ pub(crate) enum ProductPlan {
     Naive,
     /// [`super::kernel::tiled`].
     Tiled(TiledBlueprint),
+    /// [`super::kernel::mma`].
+    Mma(MmaBlueprint),
+    /// [`crate::stream`].
+    Stream(StreamBlueprint),
 }
 
 /// Everything about the tiled kernel that is known when it is compiled.
@@ -37,6 +45,8 @@ pub(crate) struct TiledBlueprint {
     pub out_vector: usize,
     /// Whether the columns of `C` are split.
     pub split: bool,
+    /// Applied to each sum.
+    pub activation: Activation,
 }
 
 /// What one cube computes at a time.
@@ -245,6 +255,7 @@ impl TiledBlueprint {
             rhs: rhs.staging(&tile, tile.columns, element_bytes),
             out_vector: out_vector(problem, element_bytes),
             split: problem.split.is_some(),
+            activation: problem.activation,
         }
     }
 
@@ -276,6 +287,7 @@ impl ProductPlan {
     pub fn new<R: Runtime>(
         client: &ComputeClient<R>,
         problem: &ProductProblem,
+        dtype: ElemType,
         element_bytes: usize,
         strategy: &Strategy,
     ) -> Result<Self, KernelError> {
@@ -285,14 +297,31 @@ impl ProductPlan {
             blueprint.validate(client)?;
             Ok(ProductPlan::Tiled(blueprint))
         };
+        let tensor_cores = || {
+            let element = mma_element(client, dtype)?;
+            if let Some(blueprint) = StreamBlueprint::new(client, problem, element)? {
+                return Ok(ProductPlan::Stream(blueprint));
+            }
+            MmaBlueprint::for_problem(client, problem, element).map(ProductPlan::Mma)
+        };
+        // The one place where the device decides, step by step: it may lack tensor cores or the
+        // kernels for these operands, or be too small for any tile.
         match strategy {
             Strategy::Naive => Ok(ProductPlan::Naive),
             Strategy::Tiled => tiled(),
-            Strategy::Auto => match tiled() {
-                // The one place where the device decides: it may be too small for any tile.
-                Err(KernelError::Unavailable(_)) => Ok(ProductPlan::Naive),
-                planned => planned,
-            },
+            Strategy::TensorCores => tensor_cores(),
+            Strategy::Auto => {
+                let exact = element_bytes > MmaElement::Bf16.bytes();
+                let planned = if exact { tiled() } else { tensor_cores() };
+                let planned = match planned {
+                    Err(KernelError::Unavailable(_)) if !exact => tiled(),
+                    planned => planned,
+                };
+                match planned {
+                    Err(KernelError::Unavailable(_)) => Ok(ProductPlan::Naive),
+                    planned => planned,
+                }
+            }
         }
     }
 }
@@ -325,6 +354,7 @@ mod tests {
                 stride: tokens * rank,
             }),
             bias: None,
+            activation: Activation::None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The kernels of the batched product, from simple to fast.
 
 pub(crate) mod geometry;
+pub(crate) mod mma;
 pub(crate) mod naive;
 pub(crate) mod stage;
 pub(crate) mod tiled;
