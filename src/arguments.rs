@@ -113,7 +113,7 @@ pub struct CompressArguments {
     /// A TOML file that says which layers become what
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
-    /// Layers, blocks and ranks of the paper (arXiv:2512.20861) for a network: gpt2s
+    /// Layers, blocks and ranks of the paper (arXiv:2512.20861) for a network: gpt2s, llama1b, llama7b
     #[arg(long, value_name = "NAME", conflicts_with = "plan")]
     pub preset: Option<String>,
     /// Goes on with an unfinished run for the same output directory
@@ -134,15 +134,18 @@ pub struct EvalArguments {
     /// The text, UTF-8
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
+    /// Tokens of a window; each is evaluated on its own [default: the context of the model, up to 2048]
+    #[arg(long, value_name = "COUNT")]
+    pub window: Option<usize>,
 }
 
 #[derive(Debug, Args)]
 pub struct GenerateArguments {
     /// The checkpoint
     pub checkpoint: PathBuf,
-    /// The text to continue
-    #[arg(long)]
-    pub prompt: String,
+    /// The text to continue; given several times, all are continued as one batch
+    #[arg(long, required = true, value_name = "TEXT")]
+    pub prompt: Vec<String>,
     /// Most tokens to add
     #[arg(long, default_value_t = 128, value_name = "COUNT")]
     pub max_tokens: usize,
@@ -155,6 +158,9 @@ pub struct GenerateArguments {
     /// Sample from the fewest tokens that together have this probability
     #[arg(long, value_name = "PROBABILITY")]
     pub top_p: Option<f64>,
+    /// Runs the whole context again for every token, to check what the cache gives
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub no_cache: bool,
 }
 
 #[derive(Debug, Args)]

@@ -363,6 +363,17 @@ pub enum ModelError {
         reason: String,
     },
 
+    /// A directory has a tokenizer of a kind that is not read.
+    #[error("{}: {found}; expected {expected}", .path.display())]
+    UnsupportedTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What kind it is of.
+        found: &'static str,
+        /// What would be read.
+        expected: &'static str,
+    },
+
     /// A token id is not in the vocabulary of the model.
     #[error("token id {found} at position {position}; expected 0 to {max}", max = .vocab_size.saturating_sub(1))]
     TokenOutOfRange {
@@ -411,6 +422,15 @@ pub enum ModelError {
         /// Its value in the cache.
         found: usize,
         /// Its value in the model or the input.
+        expected: usize,
+    },
+
+    /// Padding was used with a batch it was not made for.
+    #[error("padding is for {found} rows; the batch has {expected}")]
+    PaddingMismatch {
+        /// Rows of the padding.
+        found: usize,
+        /// Rows of the batch.
         expected: usize,
     },
 

@@ -1,6 +1,6 @@
-//! Continuing a prompt.
+//! Continuing prompts.
 
-use crate::{LanguageModel, ModelError, Sampler};
+use crate::{Context, KvCache, LanguageModel, LeftPadding, ModelError, Sampler};
 
 /// How to continue a prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,10 +13,13 @@ pub struct GenerateOptions {
     pub top_k: Option<usize>,
     /// Sample from the fewest tokens that together have this probability.
     pub top_p: Option<f64>,
-    /// Seed of the random choices.
+    /// Seed of the random choices; row `n` of a batch takes the `n`th after it.
     pub seed: u64,
     /// Whether to go on past the end tokens of the model.
     pub ignore_end: bool,
+    /// Whether keys and values of earlier tokens are kept. Without, the whole context goes through
+    /// the model again for every token.
+    pub use_cache: bool,
 }
 
 impl Default for GenerateOptions {
@@ -29,6 +32,7 @@ impl Default for GenerateOptions {
             top_p: None,
             seed: 0,
             ignore_end: false,
+            use_cache: true,
         }
     }
 }
@@ -74,47 +78,182 @@ pub fn generate<M: LanguageModel>(
     options: &GenerateOptions,
     mut on_token: impl FnMut(u32) -> bool,
 ) -> Result<Generation, ModelError> {
-    let mut sampler = Sampler::new(
-        options.temperature,
-        options.top_k,
-        options.top_p,
-        options.seed,
-    )?;
-    if prompt.is_empty() {
-        return Err(ModelError::TooFewTokens { found: 0, min: 1 });
-    }
-    if prompt.len() > model.max_tokens() {
+    let rows = generate_batch(model, &[prompt], options, |_, token| on_token(token))?;
+    // One row in, one row out.
+    rows.into_iter()
+        .next()
+        .ok_or(ModelError::TooFewTokens { found: 0, min: 1 })
+}
+
+/// Continues several prompts at once, calling `on_token` with the number of a row and its new token;
+/// the row ends where it returns false.
+///
+/// Shorter prompts are padded on the left, so a row's tokens are those it would have alone, but for
+/// the rounding of the device. The longest prompt decides when the context is full.
+///
+/// # Errors
+///
+/// Those of [`generate`].
+pub fn generate_batch<M: LanguageModel, P: AsRef<[u32]>>(
+    model: &M,
+    prompts: &[P],
+    options: &GenerateOptions,
+    mut on_token: impl FnMut(usize, u32) -> bool,
+) -> Result<Vec<Generation>, ModelError> {
+    let mut rows = prompts
+        .iter()
+        .zip(0..)
+        .map(|(prompt, n)| Row::new(prompt.as_ref(), n, options))
+        .collect::<Result<Vec<_>, ModelError>>()?;
+    let (mut input, padding) = LeftPadding::pad(prompts)?;
+    let longest = input.len() / rows.len();
+    if longest > model.max_tokens() {
         return Err(ModelError::TooManyTokens {
-            found: prompt.len(),
+            found: longest,
             max: model.max_tokens(),
         });
     }
-    let mut input = model.input_ids(prompt, 1)?;
-    let capacity = prompt.len().saturating_add(options.max_new_tokens);
-    let mut cache = model.cache(1, capacity.min(model.max_tokens()));
-    let mut tokens = Vec::new();
-    let stop = loop {
-        if tokens.len() == options.max_new_tokens {
-            break StopReason::MaxTokens;
+    let mut reader = Reader::new(model, padding, longest, options)?;
+    for step in 0.. {
+        if step == options.max_new_tokens {
+            rows.iter_mut()
+                .for_each(|row| row.end(StopReason::MaxTokens));
+        } else if longest + step > model.max_tokens() {
+            rows.iter_mut()
+                .for_each(|row| row.end(StopReason::ContextFull));
         }
-        let logits = model.next_token_logits(input, &mut cache)?; // [1, vocab]
-        let logits = logits.try_into_vec_as::<f32>()?;
-        let token = sampler.choose(&logits)?;
+        if rows.iter().all(|row| row.stop.is_some()) {
+            break;
+        }
+        let logits = reader.next_logits(&input)?; // [rows, vocab]
+        for (n, (row, logits)) in rows
+            .iter_mut()
+            .zip(logits.chunks(model.vocab_size()))
+            .enumerate()
+        {
+            row.choose(model, logits, options, |token| on_token(n, token))?;
+        }
+        // A row that has ended goes on with any token; what comes of it is not looked at.
+        input = rows
+            .iter()
+            .map(|row| row.tokens.last().copied().unwrap_or_default())
+            .collect();
+    }
+    Ok(rows.into_iter().map(Row::finish).collect())
+}
+
+/// One row of a batch.
+struct Row {
+    sampler: Sampler,
+    tokens: Vec<u32>,
+    prompt_tokens: usize,
+    stop: Option<StopReason>,
+}
+
+impl Row {
+    fn new(prompt: &[u32], n: u64, options: &GenerateOptions) -> Result<Self, ModelError> {
+        Ok(Self {
+            sampler: Sampler::new(
+                options.temperature,
+                options.top_k,
+                options.top_p,
+                options.seed.wrapping_add(n),
+            )?,
+            tokens: Vec::new(),
+            prompt_tokens: prompt.len(),
+            stop: None,
+        })
+    }
+
+    /// Ends the row, if it has not ended.
+    fn end(&mut self, reason: StopReason) {
+        self.stop.get_or_insert(reason);
+    }
+
+    /// Chooses the next token, unless the row has ended.
+    fn choose<M: LanguageModel>(
+        &mut self,
+        model: &M,
+        logits: &[f32],
+        options: &GenerateOptions,
+        on_token: impl FnOnce(u32) -> bool,
+    ) -> Result<(), ModelError> {
+        if self.stop.is_some() {
+            return Ok(());
+        }
+        let token = self.sampler.choose(logits)?;
         if !options.ignore_end && model.end_tokens().contains(&token) {
-            break StopReason::EndOfText;
+            self.end(StopReason::EndOfText);
+            return Ok(());
         }
-        tokens.push(token);
+        self.tokens.push(token);
         if !on_token(token) {
-            break StopReason::Callback;
+            self.end(StopReason::Callback);
         }
-        if prompt.len() + tokens.len() > model.max_tokens() {
-            break StopReason::ContextFull;
+        Ok(())
+    }
+
+    fn finish(self) -> Generation {
+        Generation {
+            tokens: self.tokens,
+            prompt_tokens: self.prompt_tokens,
+            stop: self.stop.unwrap_or(StopReason::MaxTokens),
         }
-        input = model.input_ids(&[token], 1)?;
-    };
-    Ok(Generation {
-        tokens,
-        prompt_tokens: prompt.len(),
-        stop,
-    })
+    }
+}
+
+/// Runs a model over a growing context, with or without a cache.
+struct Reader<'a, M> {
+    model: &'a M,
+    padding: LeftPadding,
+    memory: Memory,
+}
+
+/// What is kept of the tokens seen so far.
+enum Memory {
+    Cache(KvCache),
+    /// The tokens themselves, a list for each row.
+    Tokens(Vec<Vec<u32>>),
+}
+
+impl<'a, M: LanguageModel> Reader<'a, M> {
+    fn new(
+        model: &'a M,
+        padding: LeftPadding,
+        longest: usize,
+        options: &GenerateOptions,
+    ) -> Result<Self, ModelError> {
+        let memory = if options.use_cache {
+            let capacity = longest.saturating_add(options.max_new_tokens);
+            let cache = model.cache(padding.rows(), capacity);
+            Memory::Cache(cache.with_padding(padding.clone())?)
+        } else {
+            Memory::Tokens(vec![Vec::new(); padding.rows()])
+        };
+        Ok(Self {
+            model,
+            padding,
+            memory,
+        })
+    }
+
+    /// The logits `[rows, vocab]` of the token after `input`, as many new tokens for each row, row by
+    /// row.
+    fn next_logits(&mut self, input: &[u32]) -> Result<Vec<f32>, ModelError> {
+        let (model, rows) = (self.model, self.padding.rows());
+        let logits = match &mut self.memory {
+            Memory::Cache(cache) => {
+                let ids = model.input_ids(input, rows)?;
+                model.last_logits(ids, Context::Cached(cache))?
+            }
+            Memory::Tokens(tokens) => {
+                for (row, new) in tokens.iter_mut().zip(input.chunks(input.len() / rows)) {
+                    row.extend(new);
+                }
+                let ids = model.input_ids(&tokens.concat(), rows)?;
+                model.last_logits(ids, Context::Padded(&self.padding))?
+            }
+        };
+        Ok(logits.try_into_vec_as::<f32>()?)
+    }
 }

@@ -2,9 +2,12 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{KvCache, ModelError};
+use crate::common::token_nll;
+use crate::{Context, KvCache, LeftPadding, ModelError};
 
 /// A causal language model.
+///
+/// A family says what its hidden states are and what its head is; logits and losses follow here.
 pub trait LanguageModel {
     /// Longest context in tokens.
     fn max_tokens(&self) -> usize;
@@ -15,24 +18,120 @@ pub trait LanguageModel {
     /// The tokens that end a text, from the configuration.
     fn end_tokens(&self) -> &[u32];
 
-    /// Where the weights are.
-    fn device(&self) -> Device;
+    /// Number of blocks, each of which has a part of a cache.
+    fn layers(&self) -> usize;
 
-    /// An empty cache for `batch` rows and `capacity` tokens a row, or [`Self::max_tokens`] if that
-    /// is less.
-    fn cache(&self, batch: usize, capacity: usize) -> KvCache;
-
-    /// Logits of the token after each token.
+    /// Hidden states before the head; adds the tokens to the cache of `context`, if it has one.
     ///
     /// # Shapes
     ///
-    /// - `input_ids`: `[batch, tokens]`, from [`Self::input_ids`]
+    /// - `input_ids`: `[batch, tokens]`, from [`Self::input_ids`]; those that follow the ones in the
+    ///   cache
+    /// - output: `[batch, tokens, features]`
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::TooManyTokens`] if cached and new tokens are more than [`Self::max_tokens`] or
+    /// than the cache holds, [`ModelError::TooFewTokens`] for none; [`ModelError::CacheMismatch`]
+    /// and [`ModelError::PaddingMismatch`] if cache or padding were made for another model or batch.
+    fn hidden(
+        &self,
+        input_ids: Tensor<2, Int>,
+        context: Context<'_>,
+    ) -> Result<Tensor<3>, ModelError>;
+
+    /// The weight of the head, `[vocab_size, features]`.
+    fn head(&self) -> Tensor<2>;
+
+    /// Where the weights are.
+    fn device(&self) -> Device {
+        self.head().device()
+    }
+
+    /// An empty cache for `batch` rows and `capacity` tokens a row, or [`Self::max_tokens`] if that
+    /// is less.
+    fn cache(&self, batch: usize, capacity: usize) -> KvCache {
+        KvCache::new(self.layers(), batch, capacity.min(self.max_tokens()))
+    }
+
+    /// Logits of the token after each token.
+    ///
+    /// The ids must be below [`Self::vocab_size`]: what an id past it does depends on the backend.
+    /// To have ids from outside checked, make them a tensor with [`Self::input_ids`].
+    ///
+    /// # Shapes
+    ///
+    /// - `input_ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, vocab_size]`
     ///
     /// # Errors
     ///
-    /// [`ModelError::TooManyTokens`] past [`Self::max_tokens`], [`ModelError::TooFewTokens`] for none.
-    fn forward(&self, input_ids: Tensor<2, Int>) -> Result<Tensor<3>, ModelError>;
+    /// Those of [`Self::hidden`].
+    fn forward(&self, input_ids: Tensor<2, Int>) -> Result<Tensor<3>, ModelError> {
+        Ok(logits(self.hidden(input_ids, Context::Empty)?, self.head()))
+    }
+
+    /// As [`Self::forward`], for rows of which the first tokens are padding. What the logits of
+    /// padding are is not said.
+    ///
+    /// # Shapes
+    ///
+    /// - `input_ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, vocab_size]`
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::hidden`].
+    fn forward_padded(
+        &self,
+        input_ids: Tensor<2, Int>,
+        padding: &LeftPadding,
+    ) -> Result<Tensor<3>, ModelError> {
+        let hidden = self.hidden(input_ids, Context::Padded(padding))?;
+        Ok(logits(hidden, self.head()))
+    }
+
+    /// As [`Self::forward`], for tokens that follow those in `cache`, which it adds to the cache.
+    ///
+    /// # Shapes
+    ///
+    /// - `input_ids`: `[batch, tokens]`, the new tokens alone
+    /// - output: `[batch, tokens, vocab_size]`
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::hidden`].
+    fn forward_cached(
+        &self,
+        input_ids: Tensor<2, Int>,
+        cache: &mut KvCache,
+    ) -> Result<Tensor<3>, ModelError> {
+        let hidden = self.hidden(input_ids, Context::Cached(cache))?;
+        Ok(logits(hidden, self.head()))
+    }
+
+    /// Logits of the token after the last one.
+    ///
+    /// # Shapes
+    ///
+    /// - `input_ids`: `[batch, tokens]`, those that follow the ones in the cache of `context`
+    /// - output: `[batch, vocab_size]`
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::hidden`].
+    fn last_logits(
+        &self,
+        input_ids: Tensor<2, Int>,
+        context: Context<'_>,
+    ) -> Result<Tensor<2>, ModelError> {
+        let hidden = self.hidden(input_ids, context)?;
+        let [batch, tokens, _] = hidden.dims();
+        // The head for the last token alone: for a long prompt it would cost more than a block.
+        let last = hidden.narrow(1, tokens - 1, 1);
+        let logits = logits(last, self.head()); // [batch, 1, vocab]
+        Ok(logits.reshape([batch, self.vocab_size()]))
+    }
 
     /// Logits of the token after the last one; adds the tokens to `cache`.
     ///
@@ -43,16 +142,16 @@ pub trait LanguageModel {
     ///
     /// # Errors
     ///
-    /// Those of [`Self::forward`] for cached and new tokens together, and
-    /// [`ModelError::CacheMismatch`].
+    /// Those of [`Self::hidden`].
     fn next_token_logits(
         &self,
         input_ids: Tensor<2, Int>,
         cache: &mut KvCache,
-    ) -> Result<Tensor<2>, ModelError>;
+    ) -> Result<Tensor<2>, ModelError> {
+        self.last_logits(input_ids, Context::Cached(cache))
+    }
 
-    /// Sum of the cross entropies of each token given those before it in its row, in nats; the first
-    /// token of a row is not predicted.
+    /// Mean cross entropy of each token given those before it in its row, in nats per token.
     ///
     /// # Shapes
     ///
@@ -61,8 +160,42 @@ pub trait LanguageModel {
     ///
     /// # Errors
     ///
+    /// Those of [`Self::nll`].
+    fn loss(&self, input_ids: Tensor<2, Int>) -> Result<Tensor<1>, ModelError> {
+        let [batch, tokens] = input_ids.dims();
+        let predicted = batch * tokens.saturating_sub(1);
+        Ok(self.nll(input_ids)? / predicted.max(1) as f64)
+    }
+
+    /// Sum of the cross entropies of each token given those before it in its row, in nats.
+    ///
+    /// The first token of a row is not predicted, so `batch (tokens - 1)` predictions count. Logits
+    /// are made in pieces, so that a long text does not need the memory of all of them.
+    ///
+    /// # Shapes
+    ///
+    /// - `input_ids`: `[batch, tokens]`, at least two tokens; ids as in [`Self::forward`]
+    /// - output: `[1]`, `f32`
+    ///
+    /// # Errors
+    ///
     /// [`ModelError::TooFewTokens`] and [`ModelError::TooManyTokens`].
-    fn nll(&self, input_ids: Tensor<2, Int>) -> Result<Tensor<1>, ModelError>;
+    fn nll(&self, input_ids: Tensor<2, Int>) -> Result<Tensor<1>, ModelError> {
+        let [batch, tokens] = input_ids.dims();
+        if tokens < 2 {
+            return Err(ModelError::TooFewTokens {
+                found: tokens,
+                min: 2,
+            });
+        }
+        let inputs = input_ids.clone().narrow(1, 0, tokens - 1);
+        let hidden = self.hidden(inputs, Context::Empty)?;
+        let [_, _, features] = hidden.dims();
+        let rows = batch * (tokens - 1);
+        let hidden = hidden.reshape([rows, features]);
+        let targets = input_ids.narrow(1, 1, tokens - 1).reshape([rows]);
+        Ok(token_nll(hidden, self.head(), targets))
+    }
 
     /// Makes token ids a tensor on the device of the model, after checking them.
     ///
@@ -102,4 +235,14 @@ pub trait LanguageModel {
         let data = TensorData::new(ids, [batch, tokens]);
         Ok(Tensor::from_data(data, &self.device()))
     }
+}
+
+/// Logits `[batch, tokens, vocab_size]` of hidden states `[batch, tokens, features]`.
+fn logits(hidden: Tensor<3>, head: Tensor<2>) -> Tensor<3> {
+    let [batch, tokens, features] = hidden.dims();
+    let [vocab, _] = head.dims();
+    hidden
+        .reshape([batch * tokens, features])
+        .matmul(head.transpose()) // [vocab, features] -> [features, vocab]
+        .reshape([batch, tokens, vocab])
 }

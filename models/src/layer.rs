@@ -2,7 +2,7 @@
 
 use burn_blr::Structure;
 
-use crate::{Checkpoint, Family, ModelError, loader};
+use crate::{Checkpoint, Family, ModelError, Plan, loader};
 
 /// Which axis of a stored weight is the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -11,6 +11,15 @@ pub enum WeightLayout {
     InOut,
     /// `[out_features, in_features]`, as every other family does.
     OutIn,
+}
+
+/// How the tensors of a BLAST layer `P` are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FactorNames {
+    /// `P.blast.u`, `P.blast.s`, `P.blast.v`, as this crate writes them.
+    Blr,
+    /// `P.B`, `P.D`, `P.C`, as in a published `blast_llama` checkpoint.
+    BlastLlama,
 }
 
 /// A linear layer of a model that compression may replace.
@@ -28,6 +37,8 @@ pub struct LinearLayer {
     pub has_bias: bool,
     /// What the layer is in the checkpoint; dense if it was not replaced.
     pub structure: Structure,
+    /// How its factors are named if that is BLAST.
+    pub factors: FactorNames,
 }
 
 impl LinearLayer {
@@ -49,7 +60,8 @@ impl LinearLayer {
         }
     }
 
-    /// Names and shapes of the tensors that hold the weight of a layer of `structure`, without bias.
+    /// Names and shapes of the tensors that hold the weight if the layer has `structure`, without
+    /// bias.
     pub fn weight_tensors(&self, structure: &Structure) -> Vec<(String, Vec<usize>)> {
         let name = |factor: &str| format!("{}.{factor}", self.name);
         let (inputs, outputs) = (self.in_features, self.out_features);
@@ -70,12 +82,24 @@ impl LinearLayer {
                     vec![blocks, outputs / blocks.max(1), rank],
                 ),
             ],
-            Structure::Blast { blocks, rank } => vec![
-                (name("blast.u"), vec![blocks, outputs / blocks.max(1), rank]),
-                (name("blast.s"), vec![blocks, blocks, rank]),
-                (name("blast.v"), vec![blocks, rank, inputs / blocks.max(1)]),
-            ],
+            Structure::Blast { blocks, rank } => {
+                let [u, s, v] = self.blast_names();
+                vec![
+                    (u, vec![blocks, outputs / blocks.max(1), rank]),
+                    (s, vec![blocks, blocks, rank]),
+                    (v, vec![blocks, rank, inputs / blocks.max(1)]),
+                ]
+            }
         }
+    }
+
+    /// Names of `u`, `s` and `v` of a BLAST layer.
+    pub(crate) fn blast_names(&self) -> [String; 3] {
+        let suffixes = match self.factors {
+            FactorNames::Blr => ["blast.u", "blast.s", "blast.v"],
+            FactorNames::BlastLlama => ["B", "D", "C"],
+        };
+        suffixes.map(|suffix| format!("{}.{suffix}", self.name))
     }
 
     /// Weights of the dense layer, without bias.
@@ -120,6 +144,7 @@ pub fn check_structure(layer: &LinearLayer, structure: &Structure) -> Result<(),
 pub fn linear_layers(checkpoint: &Checkpoint) -> Result<Vec<LinearLayer>, ModelError> {
     let mut layers = match checkpoint.family() {
         Family::Gpt2 => loader::gpt2::linear_layers(checkpoint)?,
+        Family::Llama => loader::llama::linear_layers(checkpoint)?,
     };
     for (name, entry) in &checkpoint.blr().layers {
         let layer = layers.iter_mut().find(|layer| layer.name == *name);
@@ -130,6 +155,25 @@ pub fn linear_layers(checkpoint: &Checkpoint) -> Result<Vec<LinearLayer>, ModelE
         let structure = entry.structure();
         check_structure(layer, &structure)?;
         layer.structure = structure;
+        layer.factors = FactorNames::Blr;
+    }
+    Ok(layers)
+}
+
+/// The same layers with the structures that `plan` gives them.
+pub(crate) fn planned(
+    mut layers: Vec<LinearLayer>,
+    plan: Option<&Plan>,
+) -> Result<Vec<LinearLayer>, ModelError> {
+    let Some(plan) = plan else {
+        return Ok(layers);
+    };
+    let mut resolved = plan.resolve(&layers)?.into_iter().peekable();
+    // Both are in the order of the model.
+    for layer in &mut layers {
+        if let Some((_, structure)) = resolved.next_if(|(chosen, _)| chosen.name == layer.name) {
+            layer.structure = structure;
+        }
     }
     Ok(layers)
 }

@@ -1,18 +1,18 @@
 //! Model families in Burn whose linear layers can be block-low-rank.
 //!
 //! A model is a directory in Hugging Face style ([`Checkpoint`]). Its `model_type` picks the
-//! [`Family`]; GPT-2 is [`Gpt2`]. Every linear layer of a model is a [`burn_blr::BlrLinear`], so
+//! [`Family`]: [`Gpt2`] or [`Llama`], and [`AnyLanguageModel`] for whichever it is. Every linear layer of a model is a [`burn_blr::BlrLinear`], so
 //! the same code runs a dense checkpoint and one whose layers were replaced; a [`Plan`] says which
 //! layers become what. Language models are used through [`LanguageModel`]: [`generate`] continues
 //! a prompt, [`text_loss`] measures a text.
 //!
 //! ```no_run
 //! use burn::tensor::{Device, FloatDType};
-//! use models::{Checkpoint, GenerateOptions, Gpt2, TextTokenizer, generate};
+//! use models::{AnyLanguageModel, Checkpoint, GenerateOptions, TextTokenizer, generate};
 //!
 //! # fn main() -> Result<(), models::ModelError> {
 //! let checkpoint = Checkpoint::open("gpt2")?;
-//! let model = Gpt2::load(&checkpoint, &Device::default(), FloatDType::F32)?;
+//! let model = AnyLanguageModel::load(&checkpoint, &Device::default(), FloatDType::F32)?;
 //! let tokenizer = TextTokenizer::open("gpt2")?;
 //! let prompt = tokenizer.encode("A Monarch matrix is")?;
 //! let done = generate(&model, &prompt, &GenerateOptions::default(), |_| true)?;
@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod any_language_model;
 mod checkpoint;
 mod common;
 mod error;
@@ -28,19 +29,25 @@ mod generate;
 mod gpt2;
 mod language_model;
 mod layer;
+mod llama;
 mod loader;
 mod plan;
 mod sampling;
 mod text_loss;
 mod tokenizer;
 
+pub use any_language_model::AnyLanguageModel;
 pub use checkpoint::{BLR_VERSION, BlrLayer, BlrSection, Checkpoint, Entry, Family, WeightFile};
-pub use common::{Activation, CausalAttention, KvCache, Mlp};
+pub use common::{
+    Activation, Attention, Context, Heads, KvCache, LeftPadding, Mlp, QueryKeyValue, Rotary,
+    RotaryConfig, RotaryScaling, SeparateQueryKeyValue,
+};
 pub use error::ModelError;
-pub use generate::{GenerateOptions, Generation, StopReason, generate};
+pub use generate::{GenerateOptions, Generation, StopReason, generate, generate_batch};
 pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
 pub use language_model::LanguageModel;
-pub use layer::{LinearLayer, WeightLayout, check_structure, linear_layers};
+pub use layer::{FactorNames, LinearLayer, WeightLayout, check_structure, linear_layers};
+pub use llama::{Llama, LlamaBlock, LlamaConfig};
 pub use plan::{PRESETS, Plan, Rule, default_blocks};
 pub use sampling::Sampler;
 pub use text_loss::{TextLoss, text_loss};

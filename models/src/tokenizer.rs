@@ -35,8 +35,9 @@ impl TextTokenizer {
     ///
     /// # Errors
     ///
-    /// [`ModelError::MissingFile`] if neither is there; [`ModelError::Tokenizer`] if what is there
-    /// cannot be parsed.
+    /// [`ModelError::MissingFile`] if neither is there, [`ModelError::UnsupportedTokenizer`] if a
+    /// sentencepiece model is all there is; [`ModelError::Tokenizer`] if what is there cannot be
+    /// parsed.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, ModelError> {
         let dir = dir.as_ref();
         let path = dir.join("tokenizer.json");
@@ -48,6 +49,15 @@ impl TextTokenizer {
         if vocab.exists() && merges.exists() {
             let inner = byte_level_bpe(&vocab, &merges)?;
             return Self::new(inner, vocab);
+        }
+        let sentencepiece = dir.join("tokenizer.model");
+        if sentencepiece.exists() {
+            return Err(ModelError::UnsupportedTokenizer {
+                path: sentencepiece,
+                found: "a sentencepiece tokenizer, which is not read",
+                expected: "tokenizer.json beside it, as save_pretrained of a fast tokenizer of \
+                           transformers writes it",
+            });
         }
         Err(ModelError::MissingFile {
             path,

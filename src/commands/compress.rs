@@ -141,18 +141,6 @@ fn blast_options(arguments: &CompressArguments) -> Result<BlastOptions, CommandE
     })
 }
 
-/// A rule for every layer that may be replaced.
-pub fn every_layer(method: burn_blr::Method, keep: f64) -> Plan {
-    Plan::single(Rule {
-        layers: String::new(),
-        method,
-        rank: None,
-        keep: Some(keep),
-        blocks: None,
-        output_order: None,
-    })
-}
-
 /// A request with the default options.
 pub fn request<'a>(
     source: &'a Checkpoint,

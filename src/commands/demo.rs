@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn_blr::Method;
-use models::{Checkpoint, GenerateOptions, TextTokenizer};
+use models::{Checkpoint, GenerateOptions, Plan, TextTokenizer};
 use serde::Serialize;
 use training::LayerReport;
 
@@ -91,7 +91,7 @@ pub fn run(common: &Common, arguments: &DemoArguments) -> Result<(), CommandErro
         for method in Method::ALL {
             let out = arguments.out.join(format!("{method}-{keep}"));
             remove_earlier(&out)?;
-            let plan = compress::every_layer(method, keep);
+            let plan = Plan::keep(method, keep);
             let started = Instant::now();
             let layers = compress::compress_with_progress(&compress::request(
                 &source,
@@ -150,9 +150,9 @@ impl Measure<'_> {
         let started = Instant::now();
         let generated = models::generate(&model, &prompt, &options, |_| true)?;
         let generate_seconds = started.elapsed().as_secs_f64();
-        eval::loss_with_progress(&model, &self.tokens[..self.tokens.len().min(1024)])?;
+        eval::loss_with_progress(&model, &self.tokens[..self.tokens.len().min(1024)], None)?;
         let started = Instant::now();
-        let loss = eval::loss_with_progress(&model, self.tokens)?;
+        let loss = eval::loss_with_progress(&model, self.tokens, None)?;
         let eval_seconds = started.elapsed().as_secs_f64();
 
         let (parameters, bytes) = inspect::totals(checkpoint);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use models::{Checkpoint, Gpt2, TextLoss, TextTokenizer};
+use models::{AnyLanguageModel, Checkpoint, LanguageModel, TextLoss, TextTokenizer};
 use serde::Serialize;
 
 use crate::arguments::{Common, EvalArguments};
@@ -11,20 +11,34 @@ use crate::device::ChosenDevice;
 use crate::error::CommandError;
 use crate::output;
 
-/// Windows of the text that go through the model at once; bounds the memory of activations.
+/// Windows of the text that go through the model at once, and the most tokens in them; bounds the
+/// memory of activations.
 const WINDOWS: usize = 8;
+const TOKENS_AT_ONCE: usize = 8192;
+
+/// Longest window if none is asked for. Newer models have contexts of 131,072 tokens, whose scores
+/// of every token with every other fit into no memory; perplexities are published for 2048.
+const LONGEST_WINDOW: usize = 2048;
 
 #[derive(Serialize)]
 struct Report<'a> {
     loss: f64,
     perplexity: f64,
     tokens: usize,
+    window: usize,
     seconds: f64,
     device: &'a str,
     dtype: &'a str,
 }
 
 pub fn run(common: &Common, arguments: &EvalArguments) -> Result<(), CommandError> {
+    if let Some(window) = arguments.window.filter(|&window| window < 2) {
+        return Err(CommandError::Flag {
+            flag: "window",
+            found: window.to_string(),
+            expected: "at least 2 tokens".to_string(),
+        });
+    }
     let text = read_text(&arguments.data)?;
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let tokenizer = TextTokenizer::open(&arguments.checkpoint)?;
@@ -32,11 +46,12 @@ pub fn run(common: &Common, arguments: &EvalArguments) -> Result<(), CommandErro
     let model = load(&checkpoint, &chosen)?;
     let tokens = tokenizer.encode(&text)?;
     let started = Instant::now();
-    let measured = loss_with_progress(&model, &tokens)?;
+    let measured = loss_with_progress(&model, &tokens, arguments.window)?;
     let report = Report {
         loss: measured.loss(),
         perplexity: measured.perplexity(),
         tokens: measured.tokens,
+        window: window_length(&model, arguments.window),
         seconds: started.elapsed().as_secs_f64(),
         device: &chosen.name,
         dtype: common.dtype.as_str(),
@@ -49,14 +64,25 @@ pub fn run(common: &Common, arguments: &EvalArguments) -> Result<(), CommandErro
 }
 
 /// The loss with a bar over the windows of the text.
-pub fn loss_with_progress(model: &Gpt2, tokens: &[u32]) -> Result<TextLoss, CommandError> {
+pub fn loss_with_progress(
+    model: &AnyLanguageModel,
+    tokens: &[u32],
+    window: Option<usize>,
+) -> Result<TextLoss, CommandError> {
     let bar = output::progress(0);
-    let loss = models::text_loss(model, tokens, None, WINDOWS, |done, count| {
+    let window = window_length(model, window);
+    let windows = (TOKENS_AT_ONCE / window.max(1)).clamp(1, WINDOWS);
+    let loss = models::text_loss(model, tokens, Some(window), windows, |done, count| {
         bar.set_length(count as u64);
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
     Ok(loss)
+}
+
+/// Tokens of a window if `asked` are asked for.
+fn window_length(model: &AnyLanguageModel, asked: Option<usize>) -> usize {
+    asked.unwrap_or(LONGEST_WINDOW).min(model.max_tokens())
 }
 
 /// Reads a text file.
@@ -72,6 +98,10 @@ pub fn read_text(path: &Path) -> Result<String, CommandError> {
 }
 
 /// Loads a language model onto the chosen device.
-pub fn load(checkpoint: &Checkpoint, chosen: &ChosenDevice) -> Result<Gpt2, CommandError> {
-    Ok(Gpt2::load(checkpoint, &chosen.device, chosen.dtype)?)
+pub fn load(
+    checkpoint: &Checkpoint,
+    chosen: &ChosenDevice,
+) -> Result<AnyLanguageModel, CommandError> {
+    let model = AnyLanguageModel::load(checkpoint, &chosen.device, chosen.dtype)?;
+    Ok(model)
 }

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use crate::run::{blr, gpt2_cases, text};
+use crate::run::{blr, gpt2_cases, llama_cases, text};
 use crate::safetensors_by_hand::{Tensor, read};
 
 /// The logits that the command writes for the inputs of a case.
@@ -21,7 +21,7 @@ pub fn logits(checkpoint: &Path, inputs: &Path) -> Tensor {
 
 #[test]
 fn logits_equal_those_of_transformers() {
-    for case in gpt2_cases() {
+    for case in gpt2_cases().into_iter().chain(llama_cases()) {
         let expected_path = case.join("expected.safetensors");
         let expected = &read(&expected_path)["logits"];
         let found = logits(&case, &expected_path);

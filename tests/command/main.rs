@@ -21,5 +21,6 @@ mod eval;
 mod forward;
 mod generate;
 mod inspect;
+mod llama;
 mod run;
 mod safetensors_by_hand;

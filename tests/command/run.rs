@@ -81,9 +81,23 @@ pub fn read_json(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
-/// Directories of the checkpoints that transformers made.
+/// Directories of the GPT-2 checkpoints that transformers made.
 pub fn gpt2_cases() -> Vec<PathBuf> {
-    let root = repository().join("tests/reference/gpt2");
+    cases("gpt2")
+}
+
+/// Directories of the Llama checkpoints.
+pub fn llama_cases() -> Vec<PathBuf> {
+    cases("llama")
+}
+
+/// A Llama checkpoint with a tokenizer, grouped queries and a tied head.
+pub fn llama_with_tokenizer() -> PathBuf {
+    repository().join("tests/reference/llama/gqa_tied")
+}
+
+fn cases(family: &str) -> Vec<PathBuf> {
+    let root = repository().join("tests/reference").join(family);
     let mut cases: Vec<PathBuf> = std::fs::read_dir(root)
         .unwrap()
         .map(|entry| entry.unwrap().path())

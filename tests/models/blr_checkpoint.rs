@@ -103,7 +103,10 @@ fn a_replaced_layer_computes_as_the_dense_weight_it_stands_for(#[case] structure
     let mut dense = TinyGpt2::new();
     dense.set(&format!("{NAME}.weight"), &[IN, OUT], &weight);
     let (replaced, dense) = (replaced.model(), dense.model());
-    assert_eq!(replaced.blocks[1].attention.qkv.structure(), structure);
+    assert_eq!(
+        replaced.blocks[1].attention.qkv.layers()[0].structure(),
+        structure
+    );
     let difference = max_difference(&logits(&replaced), &logits(&dense));
     assert!(difference < 5e-5, "{difference}");
     let original = TinyGpt2::new().model();

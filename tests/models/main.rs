@@ -1,4 +1,4 @@
-//! Tests of the crate `models`: checkpoints, plans, GPT-2, generation and evaluation.
+//! Tests of the crate `models`: checkpoints, plans, GPT-2, Llama, generation and evaluation.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,13 +7,19 @@
 )]
 
 mod activation;
+mod blast_llama;
 mod blr_checkpoint;
 mod checkpoint;
 mod demo_checkpoint;
+#[path = "../harness/devices.rs"]
+mod devices;
 mod generation;
 mod gpt2;
 mod gpt2_config;
+mod llama;
+mod llama_config;
 mod plan;
+mod reference_case;
 mod shards;
 mod text_loss;
 mod tiny_gpt2;

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use burn_blr::{Method, OutputOrder, Structure};
-use models::{LinearLayer, ModelError, PRESETS, Plan, Rule, WeightLayout, default_blocks};
+use models::{
+    FactorNames, LinearLayer, LlamaConfig, ModelError, PRESETS, Plan, Rule, WeightLayout,
+    default_blocks,
+};
 use rstest::rstest;
 
 fn layer(name: &str, in_features: usize, out_features: usize) -> LinearLayer {
@@ -14,6 +17,7 @@ fn layer(name: &str, in_features: usize, out_features: usize) -> LinearLayer {
         layout: WeightLayout::InOut,
         has_bias: true,
         structure: Structure::Dense,
+        factors: FactorNames::Blr,
     }
 }
 
@@ -65,10 +69,67 @@ fn the_gpt2s_preset_replaces_three_layers_of_each_block(
     }
 }
 
+/// What a structure of the paper is for a method.
+fn of_method(method: Method, blocks: usize, blast_rank: usize, monarch_rank: usize) -> Structure {
+    match method {
+        Method::LowRank => Structure::LowRank { rank: blast_rank },
+        Method::Monarch => Structure::Monarch {
+            blocks,
+            rank: monarch_rank,
+            order: OutputOrder::Contiguous,
+        },
+        Method::Blast => Structure::Blast {
+            blocks,
+            rank: blast_rank,
+        },
+    }
+}
+
+#[rstest]
+fn the_llama_presets_replace_the_layers_of_the_paper(
+    #[values(Method::LowRank, Method::Monarch, Method::Blast)] method: Method,
+) {
+    let rank_of = |name: &str| match name.rsplit('.').next().unwrap() {
+        "q_proj" | "o_proj" => 256,
+        "gate_proj" => 512,
+        "up_proj" | "down_proj" => 768,
+        _ => panic!("{name} is not in the preset"),
+    };
+    let layers = LlamaConfig::llama_3_2_1b().linear_layers();
+    let plan = Plan::preset("llama1b", method).unwrap();
+    let resolved = plan.resolve(&layers).unwrap();
+    assert_eq!(resolved.len(), 16 * 5);
+    for (layer, structure) in &resolved {
+        let rank = rank_of(&layer.name);
+        assert_eq!(*structure, of_method(method, 16, rank, rank));
+    }
+
+    let layers = LlamaConfig::llama_7b().linear_layers();
+    let plan = Plan::preset("llama7b", method).unwrap();
+    let resolved = plan.resolve(&layers).unwrap();
+    assert_eq!(resolved.len(), 32 * 7);
+    let (mut kept, mut dense) = (0, 0);
+    for (layer, structure) in &resolved {
+        let expected = if layer.name.contains("self_attn") {
+            of_method(method, 16, 1024, 1024)
+        } else {
+            of_method(method, 16, 1488, 1536)
+        };
+        assert_eq!(*structure, expected);
+        kept += structure.parameters(layer.in_features, layer.out_features);
+        dense += layer.dense_parameters();
+    }
+    let share = kept as f64 / dense as f64;
+    assert!((0.49..0.52).contains(&share), "{share}");
+}
+
 #[test]
 fn an_unknown_preset_lists_those_there_are() {
     let error = Plan::preset("gpt3", Method::Blast).unwrap_err();
-    assert_eq!(error.to_string(), "no preset `gpt3`; there are: gpt2s");
+    assert_eq!(
+        error.to_string(),
+        "no preset `gpt3`; there are: gpt2s, llama1b, llama7b"
+    );
     for name in PRESETS {
         Plan::preset(name, Method::Monarch)
             .unwrap()

@@ -168,3 +168,24 @@ fn missing_and_damaged_files_are_named() {
     );
     assert_eq!(error.to_string().lines().count(), 1);
 }
+
+#[test]
+fn a_sentencepiece_model_alone_is_refused_with_what_would_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.model");
+    fs::write(&path, b"\x0a\x0e\x0a\x05<unk>").unwrap();
+    let error = TextTokenizer::open(dir.path()).unwrap_err();
+    assert!(
+        matches!(&error, ModelError::UnsupportedTokenizer { path: found, .. } if *found == path),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains("sentencepiece") && text.contains("tokenizer.json"),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1);
+    // Beside a tokenizer.json it does not matter.
+    write_tokenizer_json(dir.path());
+    TextTokenizer::open(dir.path()).unwrap();
+}

@@ -1,135 +1,201 @@
-//! GPT-2 against Hugging Face `transformers`, on the cases that `tests/reference/make_gpt2.py` made.
+//! GPT-2 and Llama against Hugging Face `transformers`, on the cases that `tests/reference/make_*.py`
+//! made.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, FloatDType};
-use models::{Checkpoint, GenerateOptions, Gpt2, LanguageModel, ModelError, generate};
-use safetensors::{Dtype, SafeTensors};
+use models::{
+    AnyLanguageModel, Checkpoint, GenerateOptions, LanguageModel, LeftPadding, ModelError,
+    generate_batch,
+};
+use rstest::rstest;
 
+use crate::devices::devices;
+use crate::reference_case::{Expected, cases};
 use crate::tiny_gpt2::{host, max_difference};
 
 /// The expected numbers were computed in `f64` and are of order one, so all of the difference is what
 /// `f32` rounds here, about 1e-6. Activations that differ are at least 5e-5 apart in some logit.
 const TOLERANCE: f32 = 2e-5;
 
-fn cases() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/gpt2");
-    let entries = fs::read_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
-    let mut cases: Vec<_> = entries
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.join("expected.safetensors").exists())
-        .collect();
-    cases.sort();
-    assert!(!cases.is_empty(), "{}: no cases", root.display());
-    cases
-}
+/// On CUDA, Burn's dense products round their operands to tf32, which has 11 bits.
+const TF32_TOLERANCE: f32 = 2e-2;
 
-/// What `transformers` computed for one case.
-struct Expected {
-    input_ids: Vec<i64>,
-    batch: usize,
-    logits: Vec<f32>,
-    /// None for an input of one token a row, which predicts nothing.
-    loss: Option<f32>,
-    /// Greedy continuation of each row.
-    generated: Option<Vec<i64>>,
-}
-
-fn expected(case: &Path) -> Expected {
-    let bytes = fs::read(case.join("expected.safetensors")).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let integers = |name: &str| {
-        let view = file.tensor(name).ok()?;
-        assert_eq!(view.dtype(), Dtype::I64, "{name}");
-        let (chunks, _) = view.data().as_chunks::<8>();
-        Some((
-            view.shape().to_vec(),
-            chunks.iter().map(|c| i64::from_le_bytes(*c)).collect(),
-        ))
-    };
-    let floats = |name: &str| -> Option<Vec<f32>> {
-        let view = file.tensor(name).ok()?;
-        assert_eq!(view.dtype(), Dtype::F32, "{name}");
-        let (chunks, _) = view.data().as_chunks::<4>();
-        Some(chunks.iter().map(|c| f32::from_le_bytes(*c)).collect())
-    };
-    let (shape, input_ids): (Vec<usize>, Vec<i64>) = integers("input_ids").unwrap();
-    Expected {
-        input_ids,
-        batch: shape[0],
-        logits: floats("logits").unwrap(),
-        loss: floats("loss").map(|loss| loss[0]),
-        generated: integers("generated").map(|(_, ids)| ids),
-    }
-}
-
-fn load(case: &Path) -> Gpt2 {
+fn load(case: &Path, device: &Device, dtype: FloatDType) -> AnyLanguageModel {
     let checkpoint = Checkpoint::open(case).unwrap_or_else(|error| panic!("{error}"));
-    Gpt2::load(&checkpoint, &Device::flex(), FloatDType::F32)
-        .unwrap_or_else(|error| panic!("{error}"))
+    AnyLanguageModel::load(&checkpoint, device, dtype).unwrap_or_else(|error| panic!("{error}"))
 }
 
-#[test]
-fn logits_and_loss_equal_those_of_transformers() {
-    let mut losses = 0;
-    for case in cases() {
-        let (model, expected) = (load(&case), expected(&case));
-        let ids = model
-            .input_ids(&expected.input_ids, expected.batch)
-            .unwrap();
-        let logits = host(model.forward(ids.clone()).unwrap());
-        let difference = max_difference(&logits, &expected.logits);
-        assert!(
-            difference < TOLERANCE,
-            "{}: logits differ by {difference}",
-            case.display()
-        );
-        match expected.loss {
-            Some(expected) => {
-                let loss = host(model.loss(ids).unwrap())[0];
-                let difference = (loss - expected).abs();
-                assert!(
-                    difference < TOLERANCE,
-                    "{}: loss {loss}, not {expected}",
-                    case.display()
-                );
-                losses += 1;
+fn on_cpu(case: &Path) -> AnyLanguageModel {
+    load(case, &Device::flex(), FloatDType::F32)
+}
+
+#[rstest]
+fn logits_and_loss_equal_those_of_transformers(#[values("gpt2", "llama")] family: &str) {
+    for device in devices() {
+        let tolerance = if device == Device::flex() {
+            TOLERANCE
+        } else {
+            TF32_TOLERANCE
+        };
+        let mut losses = 0;
+        for case in cases(family) {
+            let expected = Expected::of(&case);
+            let model = load(&case, &device, FloatDType::F32);
+            let rows = expected.rows("input_ids").unwrap();
+            let ids = model.input_ids(&rows.concat(), rows.len()).unwrap();
+            let logits = host(model.forward(ids.clone()).unwrap());
+            let difference = max_difference(&logits, &expected.floats("logits").unwrap());
+            assert!(
+                difference < tolerance,
+                "{} on {device:?}: logits differ by {difference}",
+                case.display()
+            );
+            // An input of one token a row predicts nothing.
+            match expected.floats("loss") {
+                Some(expected) => {
+                    let loss = host(model.loss(ids).unwrap())[0];
+                    let difference = (loss - expected[0]).abs();
+                    assert!(
+                        difference < tolerance,
+                        "{} on {device:?}: loss {loss}, not {}",
+                        case.display(),
+                        expected[0]
+                    );
+                    losses += 1;
+                }
+                None => assert!(matches!(
+                    model.loss(ids),
+                    Err(ModelError::TooFewTokens { found: 1, min: 2 })
+                )),
             }
-            None => assert!(matches!(
-                model.loss(ids),
-                Err(ModelError::TooFewTokens { found: 1, min: 2 })
-            )),
         }
+        assert!(losses > 0, "no case has a loss");
     }
-    assert!(losses > 0, "no case has a loss");
 }
 
-#[test]
-fn greedy_generation_equals_that_of_transformers() {
+/// Continues the prompts greedily, past end tokens.
+fn greedy(
+    model: &AnyLanguageModel,
+    prompts: &[Vec<u32>],
+    new: usize,
+    cache: bool,
+) -> Vec<Vec<i64>> {
+    let options = GenerateOptions {
+        max_new_tokens: new,
+        ignore_end: true,
+        use_cache: cache,
+        ..GenerateOptions::default()
+    };
+    let done = generate_batch(model, prompts, &options, |_, _| true).unwrap();
+    done.iter()
+        .map(|row| row.tokens.iter().map(|&id| i64::from(id)).collect())
+        .collect()
+}
+
+fn tokens(ids: &[i64]) -> Vec<u32> {
+    ids.iter().map(|&id| id as u32).collect()
+}
+
+#[rstest]
+fn greedy_generation_equals_that_of_transformers(
+    #[values("gpt2", "llama")] family: &str,
+    #[values(true, false)] cache: bool,
+) {
     let mut compared = 0;
-    for case in cases() {
-        let expected = expected(&case);
-        let Some(generated) = &expected.generated else {
+    for case in cases(family) {
+        let expected = Expected::of(&case);
+        let Some(generated) = expected.rows("generated") else {
             continue;
         };
-        let model = load(&case);
-        let prompts = expected
-            .input_ids
-            .chunks(expected.input_ids.len() / expected.batch);
-        let continuations = generated.chunks(generated.len() / expected.batch);
-        for (prompt, continuation) in prompts.zip(continuations) {
-            let prompt: Vec<u32> = prompt.iter().map(|&id| id as u32).collect();
-            let options = GenerateOptions {
-                max_new_tokens: continuation.len(),
-                ignore_end: true,
-                ..GenerateOptions::default()
-            };
-            let done = generate(&model, &prompt, &options, |_| true).unwrap();
-            let found: Vec<i64> = done.tokens.iter().map(|&id| i64::from(id)).collect();
-            assert_eq!(found, continuation, "{}", case.display());
+        let model = on_cpu(&case);
+        for (prompt, continuation) in expected.rows("input_ids").unwrap().iter().zip(&generated) {
+            let found = greedy(&model, &[tokens(prompt)], continuation.len(), cache);
+            assert_eq!(found[0], *continuation, "{}", case.display());
             compared += 1;
         }
     }
     assert!(compared > 0, "no case has generated tokens");
+}
+
+/// The cases with rows of different lengths, and the rows without their padding.
+fn padded_cases() -> Vec<(PathBuf, Expected, Vec<Vec<u32>>)> {
+    let mut found = Vec::new();
+    for case in cases("llama") {
+        let expected = Expected::of(&case);
+        let Some(ids) = expected.rows("padded_ids") else {
+            continue;
+        };
+        let mask = expected.rows("padded_mask").unwrap();
+        let rows = ids.iter().zip(&mask).map(|(ids, mask)| {
+            let pads = mask.iter().take_while(|&&seen| seen == 0).count();
+            tokens(&ids[pads..])
+        });
+        let rows: Vec<_> = rows.collect();
+        assert_eq!(rows.len(), 3);
+        assert!(rows.iter().any(|row| row.len() < ids[0].len()));
+        found.push((case, expected, rows));
+    }
+    assert!(!found.is_empty(), "no case has padding");
+    found
+}
+
+#[test]
+fn logits_of_padded_rows_equal_those_of_transformers() {
+    for (case, expected, rows) in padded_cases() {
+        let model = on_cpu(&case);
+        let (ids, padding) = LeftPadding::pad(&rows).unwrap();
+        let ids = model.input_ids(&ids, rows.len()).unwrap();
+        let logits = host(model.forward_padded(ids, &padding).unwrap());
+        let expected = expected.floats("padded_logits").unwrap();
+        let longest = rows.iter().map(Vec::len).max().unwrap();
+        let vocab = model.vocab_size();
+        for (row, &pads) in padding.counts().iter().enumerate() {
+            let seen = (row * longest + pads) * vocab..(row + 1) * longest * vocab;
+            let difference = max_difference(&logits[seen.clone()], &expected[seen]);
+            assert!(
+                difference < TOLERANCE,
+                "{}, row {row}: logits differ by {difference}",
+                case.display()
+            );
+        }
+    }
+}
+
+#[rstest]
+fn greedy_generation_of_padded_rows_equals_that_of_transformers(
+    #[values(true, false)] cache: bool,
+) {
+    for (case, expected, rows) in padded_cases() {
+        let expected = expected.rows("padded_generated").unwrap();
+        let found = greedy(&on_cpu(&case), &rows, expected[0].len(), cache);
+        assert_eq!(found, expected, "{}", case.display());
+    }
+}
+
+#[rstest]
+#[case::f16(FloatDType::F16, 11)]
+#[case::bf16(FloatDType::BF16, 8)]
+fn half_precision_llama_stays_within_rounding_of_f32(#[case] dtype: FloatDType, #[case] bits: i32) {
+    for device in devices() {
+        for case in cases("llama") {
+            let expected = Expected::of(&case);
+            let rows = expected.rows("input_ids").unwrap();
+            let narrow = load(&case, &device, dtype);
+            assert_eq!(narrow.head().dtype(), dtype.into());
+            let ids = narrow.input_ids(&rows.concat(), rows.len()).unwrap();
+            let narrow = host(narrow.forward(ids).unwrap());
+            let wide = expected.floats("logits").unwrap();
+            let scale = wide.iter().fold(0f32, |max, x| max.max(x.abs()));
+            let error = max_difference(&narrow, &wide);
+            // Some forty roundings of numbers of the size of the result lie between input and logits.
+            let allowed = 16.0 * scale * 2f32.powi(-bits);
+            assert!(
+                error < allowed,
+                "{} on {device:?}: {error} of {allowed}",
+                case.display()
+            );
+            assert!(error > 0.0, "{}: nothing was rounded", case.display());
+        }
+    }
 }

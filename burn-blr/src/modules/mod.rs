@@ -5,6 +5,7 @@ mod blr_linear;
 mod factor;
 mod low_rank_linear;
 mod monarch_linear;
+mod random;
 
 pub use blast_linear::{BlastLinear, BlastLinearConfig};
 pub use blr_linear::BlrLinear;

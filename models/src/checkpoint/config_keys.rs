@@ -4,7 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::ModelError;
+use crate::{Activation, ModelError};
+
+/// Most blocks a configuration may ask for. A damaged number would otherwise exhaust the memory
+/// before a missing tensor is noticed; published models have at most 126.
+pub(crate) const MAX_LAYERS: usize = 4096;
 
 /// A parsed `config.json` and the path that its errors name.
 ///
@@ -13,6 +17,8 @@ use crate::ModelError;
 /// the family's configuration class in `transformers` has.
 pub(crate) struct ConfigKeys<'a> {
     path: PathBuf,
+    /// What stands before a key in errors: the section it is in, and a dot.
+    prefix: String,
     value: &'a Value,
 }
 
@@ -21,11 +27,31 @@ impl<'a> ConfigKeys<'a> {
     pub(crate) fn new(path: &Path, value: &'a Value) -> Self {
         Self {
             path: path.to_path_buf(),
+            prefix: String::new(),
             value,
         }
     }
 
-    fn get(&self, key: &str) -> Option<&'a Value> {
+    /// The keys of the section `key`, `None` where it is not set.
+    pub(crate) fn section(&self, key: &str) -> Result<Option<Self>, ModelError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) if value.is_object() => Ok(Some(Self {
+                path: self.path.clone(),
+                prefix: format!("{}{key}.", self.prefix),
+                value,
+            })),
+            Some(_) => Err(self.invalid(key, "an object")),
+        }
+    }
+
+    /// Whether `key` is set.
+    pub(crate) fn holds(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// The value of `key` as it is, `None` where it is not set.
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
         self.value.get(key).filter(|value| !value.is_null())
     }
 
@@ -33,7 +59,7 @@ impl<'a> ConfigKeys<'a> {
     pub(crate) fn invalid(&self, key: &str, expected: impl Into<String>) -> ModelError {
         ModelError::InvalidKey {
             path: self.path.clone(),
-            key: key.to_string(),
+            key: format!("{}{key}", self.prefix),
             found: self.value.get(key).map_or_else(
                 || String::from("not set"),
                 |value| {
@@ -72,6 +98,18 @@ impl<'a> ConfigKeys<'a> {
         }
     }
 
+    /// A positive number that must be set.
+    pub(crate) fn required_positive(&self, key: &str) -> Result<f64, ModelError> {
+        if self.holds(key) {
+            return self.positive(key, 1.0);
+        }
+        Err(ModelError::MissingKey {
+            path: self.path.clone(),
+            key: format!("{}{key}", self.prefix),
+            expected: String::from("a positive number"),
+        })
+    }
+
     /// `true` or `false`.
     pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
         match self.get(key) {
@@ -88,6 +126,14 @@ impl<'a> ConfigKeys<'a> {
             None => Ok(default),
             Some(value) => value.as_str().ok_or_else(|| self.invalid(key, "a string")),
         }
+    }
+
+    /// An activation function by its name.
+    pub(crate) fn activation(&self, key: &str, default: &'a str) -> Result<Activation, ModelError> {
+        Activation::from_name(self.text(key, default)?).ok_or_else(|| {
+            let names: Vec<_> = Activation::names().collect();
+            self.invalid(key, format!("one of {}", names.join(", ")))
+        })
     }
 
     /// One token id or a list of them; empty where the key is not set.

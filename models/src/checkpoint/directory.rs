@@ -86,7 +86,7 @@ impl Checkpoint {
         let model_type = model_type.ok_or_else(|| ModelError::MissingKey {
             path: config_path.clone(),
             key: String::from("model_type"),
-            expected: format!("one of {}", Family::ALL.map(Family::model_type).join(", ")),
+            expected: format!("one of {}", Family::supported()),
         })?;
         let family = Family::from_model_type(model_type, &config_path)?;
         let blr = BlrSection::from_config(&config_path, &config)?;
@@ -121,6 +121,18 @@ impl Checkpoint {
     /// The model family.
     pub fn family(&self) -> Family {
         self.family
+    }
+
+    /// Checks that the model is of `expected`.
+    pub(crate) fn expect_family(&self, expected: Family) -> Result<(), ModelError> {
+        if self.family == expected {
+            return Ok(());
+        }
+        Err(ModelError::WrongFamily {
+            path: self.dir.clone(),
+            found: self.family.model_type(),
+            expected: expected.model_type(),
+        })
     }
 
     /// Which layers are stored as factors.
@@ -192,27 +204,28 @@ impl Entry<'_> {
         Ok(values)
     }
 
-    /// Checks that every value is a number of absolute value at most `max`.
-    pub(crate) fn check_below(
+    /// Checks that every value is a number of absolute value at most `max`, which is below infinity.
+    pub(crate) fn check_below<E: Copy + Into<f32>>(
         &self,
-        values: &[f32],
+        values: &[E],
         max: f32,
         dtype: &'static str,
     ) -> Result<(), ModelError> {
-        let out_of_range = |value: &f32| value.is_nan() || value.abs() > max;
-        match values.iter().position(out_of_range) {
+        let in_range = |&value: &E| value.into().abs() <= max; // false for NaN
+        match values.iter().position(|value| !in_range(value)) {
             None => Ok(()),
             Some(index) => Err(ModelError::NonFiniteWeight {
                 path: self.path.to_path_buf(),
                 tensor: self.name.to_string(),
                 index,
-                value: values.get(index).copied().unwrap_or(f32::NAN),
+                value: values.get(index).map_or(f32::NAN, |&value| value.into()),
                 dtype,
             }),
         }
     }
 
-    fn elements<const N: usize>(&self, element: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    /// The elements of `N` bytes, row-major.
+    pub(crate) fn elements<const N: usize, E>(&self, element: impl Fn([u8; N]) -> E) -> Vec<E> {
         let (chunks, _) = self.bytes.as_chunks::<N>();
         chunks.iter().map(|chunk| element(*chunk)).collect()
     }

@@ -8,7 +8,8 @@ pub(crate) mod output_order;
 mod weight_file;
 
 pub use blr_section::{BLR_VERSION, BlrLayer, BlrSection};
-pub(crate) use config_keys::ConfigKeys;
+pub(crate) use config_keys::{ConfigKeys, MAX_LAYERS};
 pub use directory::{Checkpoint, Entry};
+pub(crate) use family::BLAST_LLAMA;
 pub use family::Family;
 pub use weight_file::WeightFile;

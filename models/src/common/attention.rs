@@ -1,44 +1,77 @@
-//! Causal self-attention over a joined query, key and value projection.
+//! Self-attention, for every family.
 
 use burn::module::Module;
-use burn::tensor::{Bool, Device, FloatDType, Tensor, activation};
+use burn::tensor::{FloatDType, Tensor, activation};
 use burn_blr::BlrLinear;
 
-use super::LayerCache;
+use super::{AttentionMask, LayerCache, RotaryAngles};
 
-/// Multi-head causal self-attention.
+/// Multi-head self-attention.
 ///
-/// `softmax(scale · Q Kᵀ + mask) V` per head, between two linear layers. The softmax is in `f32`
-/// whatever the dtype of the model.
+/// `softmax(scale · Q Kᵀ + mask) V` per head, between the layers that make query, key and value and
+/// the one that mixes the heads. The softmax is in `f32` whatever the dtype of the model. Several
+/// query heads may share a key and value head (grouped-query attention).
 #[derive(Module, Debug)]
-pub struct CausalAttention {
-    /// Query, key and value at once, `[features] -> [3 · features]` in this order.
-    pub qkv: BlrLinear,
-    /// Output projection.
+pub struct Attention {
+    /// The layers that make query, key and value.
+    pub qkv: QueryKeyValue,
+    /// Output projection, `[query heads · head width] -> [features]`.
     pub proj: BlrLinear,
-    heads: usize,
+    #[module(skip)]
+    heads: Heads,
+    #[module(skip)]
     scale: f64,
 }
 
-/// Which keys a query must not see: those after it.
-///
-/// One per forward pass, for all layers.
-pub(crate) struct CausalMask(Option<Tensor<2, Bool>>);
+/// The layers that make query, key and value.
+#[derive(Module, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a model holds few layers, and boxes are no modules"
+)]
+pub enum QueryKeyValue {
+    /// One layer that makes all three, in this order.
+    Joined(BlrLinear),
+    /// A layer for each.
+    Separate(SeparateQueryKeyValue),
+}
 
-impl CausalMask {
-    /// The mask for `tokens` queries after `past` keys that are in the cache.
-    pub(crate) fn new(past: usize, tokens: usize, device: &Device) -> Self {
-        // The last token sees everything, so a single one needs no mask.
-        let mask =
-            (tokens > 1).then(|| Tensor::tril_mask([tokens, past + tokens], past as i64, device));
-        Self(mask)
+impl QueryKeyValue {
+    /// The layers: the joined one, or those of query, key and value.
+    pub fn layers(&self) -> Vec<&BlrLinear> {
+        match self {
+            Self::Joined(layer) => vec![layer],
+            Self::Separate(layers) => vec![&layers.query, &layers.key, &layers.value],
+        }
     }
 }
 
-impl CausalAttention {
-    /// Joins the two layers; `scale` multiplies the product of query and key, usually
-    /// `1 / √(features / heads)`.
-    pub fn new(qkv: BlrLinear, proj: BlrLinear, heads: usize, scale: f64) -> Self {
+/// A layer for each of query, key and value.
+#[derive(Module, Debug)]
+pub struct SeparateQueryKeyValue {
+    /// `[features] -> [query heads · head width]`.
+    pub query: BlrLinear,
+    /// `[features] -> [key heads · head width]`.
+    pub key: BlrLinear,
+    /// `[features] -> [key heads · head width]`.
+    pub value: BlrLinear,
+}
+
+/// Numbers of heads, and their width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub query: usize,
+    /// Key and value heads; they divide the query heads, as many of which share each.
+    pub key: usize,
+    /// Width of a head.
+    pub width: usize,
+}
+
+impl Attention {
+    /// Joins the layers; `scale` multiplies the product of query and key, usually
+    /// `1 / √(head width)`.
+    pub fn new(qkv: QueryKeyValue, proj: BlrLinear, heads: Heads, scale: f64) -> Self {
         Self {
             qkv,
             proj,
@@ -55,44 +88,74 @@ impl CausalAttention {
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
-        mask: &CausalMask,
+        mask: &AttentionMask,
+        rotary: Option<&RotaryAngles>,
         cache: Option<&mut LayerCache>,
     ) -> Tensor<3> {
-        let [batch, tokens, features] = x.dims();
-        let head_features = features / self.heads;
-        // [batch, tokens, 3 · features] -> three times [batch, heads, tokens, head_features]
-        let qkv = self.qkv.forward(x);
-        let split = |part: usize| {
-            qkv.clone()
-                .narrow(2, part * features, features)
-                .reshape([batch, tokens, self.heads, head_features])
-                .swap_dims(1, 2)
+        let [batch, tokens, _] = x.dims();
+        let Heads {
+            query: heads,
+            key: key_heads,
+            width,
+        } = self.heads;
+        let [query, key, value] = self.project(x);
+        let (query, key) = match rotary {
+            Some(angles) => (angles.rotate(query), angles.rotate(key)),
+            None => (query, key),
         };
-        // Scaling the query is one pass over [tokens, features] instead of [tokens, keys], and
+        // Scaling the query is one pass over [tokens, width] instead of [tokens, keys], and
         // keeps the product in the range of f16.
-        let query = split(0) * self.scale;
+        let query = query * self.scale;
         let (key, value) = match cache {
-            Some(cache) => cache.append(split(1), split(2)),
-            None => (split(1), split(2)),
+            Some(cache) => cache.append(key, value),
+            None => (key, value),
         };
 
         let dtype: FloatDType = query.dtype().into();
-        // [batch, heads, tokens, keys]
-        let scores = query.matmul(key.swap_dims(2, 3)).cast(FloatDType::F32);
-        let scores = match &mask.0 {
-            // [tokens, keys] -> [1, 1, tokens, keys] -> [batch, heads, tokens, keys]
-            Some(mask) => {
-                let mask = mask.clone().unsqueeze::<4>().expand(scores.dims());
-                scores.mask_fill(mask, f32::NEG_INFINITY)
-            }
-            None => scores,
-        };
-        let weights = activation::softmax(scores, 3).cast(dtype);
-        // [batch, heads, tokens, head_features] -> [batch, tokens, features]
+        let [_, _, keys, _] = key.dims();
+        // The queries that share a key head are rows of one product, so that keys and values are
+        // not repeated: [batch, heads, tokens, width] -> [batch, key heads, shared · tokens, width]
+        let shared = heads / key_heads;
+        let query = query.reshape([batch, key_heads, shared * tokens, width]);
+        // [batch, key heads, shared · tokens, keys] -> [batch, heads, tokens, keys]
+        let scores = query
+            .matmul(key.swap_dims(2, 3))
+            .cast(FloatDType::F32)
+            .reshape([batch, heads, tokens, keys]);
+        let weights = activation::softmax(mask.apply(scores), 3).cast(dtype);
+        // The same two steps back, then [batch, heads, tokens, width] -> [batch, tokens, all heads]
         let mixed = weights
+            .reshape([batch, key_heads, shared * tokens, keys])
             .matmul(value)
+            .reshape([batch, heads, tokens, width])
             .swap_dims(1, 2)
-            .reshape([batch, tokens, features]);
+            .reshape([batch, tokens, heads * width]);
         self.proj.forward(mixed)
+    }
+
+    /// Query `[batch, heads, tokens, width]`, key and value `[batch, key heads, tokens, width]`.
+    fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
+        let [batch, tokens, _] = x.dims();
+        let Heads { query, key, width } = self.heads;
+        // [batch, tokens, heads · width] -> [batch, heads, tokens, width]
+        let split = |joined: Tensor<3>, heads: usize| {
+            joined
+                .reshape([batch, tokens, heads, width])
+                .swap_dims(1, 2)
+        };
+        match &self.qkv {
+            QueryKeyValue::Joined(layer) => {
+                let all = layer.forward(x); // [batch, tokens, (heads + 2 key heads) · width]
+                let part = |start: usize, heads: usize| {
+                    split(all.clone().narrow(2, start * width, heads * width), heads)
+                };
+                [part(0, query), part(query, key), part(query + key, key)]
+            }
+            QueryKeyValue::Separate(layers) => [
+                split(layers.query.forward(x.clone()), query),
+                split(layers.key.forward(x.clone()), key),
+                split(layers.value.forward(x), key),
+            ],
+        }
     }
 }

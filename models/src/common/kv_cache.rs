@@ -2,6 +2,7 @@
 
 use burn::tensor::{Tensor, s};
 
+use super::LeftPadding;
 use crate::ModelError;
 
 /// The keys and values of every layer for the tokens a model has seen, so that the next token costs
@@ -11,6 +12,7 @@ pub struct KvCache {
     batch: usize,
     capacity: usize,
     used: usize,
+    padding: Option<LeftPadding>,
     pub(crate) layers: Vec<LayerCache>,
 }
 
@@ -36,8 +38,30 @@ impl KvCache {
             batch,
             capacity,
             used: 0,
+            padding: None,
             layers: vec![layer; layers],
         }
+    }
+
+    /// The same for rows of which the first tokens are `padding`.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::PaddingMismatch`] if the padding is for another number of rows.
+    pub fn with_padding(mut self, padding: LeftPadding) -> Result<Self, ModelError> {
+        if padding.rows() != self.batch {
+            return Err(ModelError::PaddingMismatch {
+                found: padding.rows(),
+                expected: self.batch,
+            });
+        }
+        self.padding = Some(padding);
+        Ok(self)
+    }
+
+    /// The padding of the rows, where there is any.
+    pub fn padding(&self) -> Option<&LeftPadding> {
+        self.padding.as_ref()
     }
 
     /// Rows.

@@ -1,4 +1,4 @@
-//! The two-layer feed-forward block.
+//! The feed-forward block, for every family.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -6,9 +6,12 @@ use burn_blr::BlrLinear;
 
 use super::Activation;
 
-/// Feed-forward block: `proj(activation(fc(x)))`.
+/// Feed-forward block: `proj(activation(fc(x)))`, or with a gate
+/// `proj(activation(gate(x)) · fc(x))` (SwiGLU where the activation is SiLU).
 #[derive(Module, Debug)]
 pub struct Mlp {
+    /// From the hidden width to the inner width: what the activation multiplies, where there is one.
+    pub gate: Option<BlrLinear>,
     /// From the hidden width to the inner width.
     pub fc: BlrLinear,
     /// Back to the hidden width.
@@ -18,9 +21,20 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// Joins the two layers.
+    /// Joins the two layers of a block without a gate.
     pub fn new(fc: BlrLinear, proj: BlrLinear, activation: Activation) -> Self {
         Self {
+            gate: None,
+            fc,
+            proj,
+            activation,
+        }
+    }
+
+    /// Joins the three layers of a block with a gate.
+    pub fn gated(gate: BlrLinear, fc: BlrLinear, proj: BlrLinear, activation: Activation) -> Self {
+        Self {
+            gate: Some(gate),
             fc,
             proj,
             activation,
@@ -33,7 +47,11 @@ impl Mlp {
     ///
     /// - `x`, output: `[batch, tokens, features]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let inner = self.activation.forward(self.fc.forward(x)); // [batch, tokens, inner]
+        // [batch, tokens, features] -> [batch, tokens, inner]
+        let inner = match &self.gate {
+            None => self.activation.forward(self.fc.forward(x)),
+            Some(gate) => self.activation.forward(gate.forward(x.clone())) * self.fc.forward(x),
+        };
         self.proj.forward(inner)
     }
 }

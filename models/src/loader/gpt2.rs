@@ -19,39 +19,47 @@
 //! the other way round from every other family. Not used: the buffers `h.N.attn.bias` (the causal
 //! mask) and `h.N.attn.masked_bias`, and an `lm_head.weight` that repeats a tied `wte.weight`.
 
-use burn::nn::{Embedding, LayerNorm, LayerNormConfig};
+use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, FloatDType};
 
-use super::{WeightReader, load_linear};
-use crate::common::{CausalAttention, Mlp};
+use super::tied_head::check_tied_head;
+use super::{HEAD, RandomWeights, WeightReader, Weights, load_head};
+use crate::common::Positions;
 use crate::gpt2::{Gpt2, Gpt2Block, Gpt2Config};
+use crate::layer::planned;
 use crate::{
-    Checkpoint, Family, LinearLayer, ModelError, WeightLayout, linear_layers as all_layers,
+    Attention, Checkpoint, FactorNames, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue,
+    WeightLayout, linear_layers as all_layers,
 };
 
-const HEAD: &str = "lm_head.weight";
-
-/// Linear layers per block, in the order of [`linear_layers`].
+/// Linear layers per block, in the order of [`Gpt2Config::linear_layers`].
 const PER_BLOCK: usize = 4;
+
+/// The prefix of a checkpoint with a head.
+const PREFIX: &str = "transformer.";
 
 /// The prefix that the checkpoint puts before the names of the table.
 fn prefix(checkpoint: &Checkpoint) -> &'static str {
     if checkpoint.entry("wte.weight").is_some() {
         ""
     } else {
-        "transformer."
+        PREFIX
     }
 }
 
 /// The four linear layers of every block.
 pub(crate) fn linear_layers(checkpoint: &Checkpoint) -> Result<Vec<LinearLayer>, ModelError> {
     let config = Gpt2Config::from_json(checkpoint.config_json(), &checkpoint.config_path())?;
-    Ok(config.linear_layers(prefix(checkpoint)))
+    Ok(config.layers(prefix(checkpoint)))
 }
 
 impl Gpt2Config {
-    /// The layers that compression may replace, named with `prefix`, all dense.
-    pub(crate) fn linear_layers(&self, prefix: &str) -> Vec<LinearLayer> {
+    /// The layers that compression may replace, named as in a checkpoint, all dense.
+    pub fn linear_layers(&self) -> Vec<LinearLayer> {
+        self.layers(PREFIX)
+    }
+
+    fn layers(&self, prefix: &str) -> Vec<LinearLayer> {
         let (embd, inner) = (self.n_embd, self.inner());
         let block: [(&str, usize, usize); PER_BLOCK] = [
             ("attn.c_attn", embd, 3 * embd),
@@ -67,6 +75,7 @@ impl Gpt2Config {
                 layout: WeightLayout::InOut,
                 has_bias: true,
                 structure: burn_blr::Structure::Dense,
+                factors: FactorNames::Blr,
             })
         });
         layers.collect()
@@ -79,45 +88,60 @@ pub(crate) fn load(
     device: &Device,
     dtype: FloatDType,
 ) -> Result<Gpt2, ModelError> {
-    let family = checkpoint.family();
-    if family != Family::Gpt2 {
-        return Err(ModelError::WrongFamily {
-            path: checkpoint.dir().to_path_buf(),
-            found: family.model_type(),
-            expected: Family::Gpt2.model_type(),
-        });
-    }
+    checkpoint.expect_family(Family::Gpt2)?;
     let config = Gpt2Config::from_json(checkpoint.config_json(), &checkpoint.config_path())?;
     let layers = all_layers(checkpoint)?;
     let mut reader = WeightReader::new(checkpoint, device, dtype)?;
     let prefix = prefix(checkpoint);
+    let model = build(&config, &layers, prefix, &mut reader)?;
+    let tied = config.tie_word_embeddings;
+    if tied {
+        check_tied_head(checkpoint, &format!("{prefix}wte.weight"))?;
+    }
+    reader.finish(|name| (tied && name == HEAD) || is_buffer(name, prefix))?;
+    Ok(model)
+}
 
-    let token_embedding = Embedding {
-        weight: reader.param(
-            &format!("{prefix}wte.weight"),
-            [config.vocab_size, config.n_embd],
-        )?,
-    };
-    let position_embedding = Embedding {
-        weight: reader.param(
-            &format!("{prefix}wpe.weight"),
-            [config.n_positions, config.n_embd],
-        )?,
-    };
+/// Makes the model with random weights.
+pub(crate) fn init(
+    config: &Gpt2Config,
+    plan: Option<&Plan>,
+    device: &Device,
+    dtype: FloatDType,
+) -> Result<Gpt2, ModelError> {
+    let layers = planned(config.linear_layers(), plan)?;
+    build(
+        config,
+        &layers,
+        PREFIX,
+        &mut RandomWeights::new(device, dtype)?,
+    )
+}
+
+fn build(
+    config: &Gpt2Config,
+    layers: &[LinearLayer],
+    prefix: &str,
+    weights: &mut impl Weights,
+) -> Result<Gpt2, ModelError> {
+    let table = [config.vocab_size, config.n_embd];
+    let positions = [config.n_positions, config.n_embd];
+    let token_embedding = weights.embedding(&format!("{prefix}wte.weight"), table)?;
+    let position_embedding = weights.embedding(&format!("{prefix}wpe.weight"), positions)?;
     let (per_block, _) = layers.as_chunks::<PER_BLOCK>();
     let mut blocks = Vec::with_capacity(config.n_layer);
     for (n, [c_attn, attn_proj, c_fc, mlp_proj]) in per_block.iter().enumerate() {
-        let ln_1 = load_norm(&mut reader, &config, &format!("{prefix}h.{n}.ln_1"), device)?;
-        let attention = CausalAttention::new(
-            load_linear(&mut reader, c_attn)?,
-            load_linear(&mut reader, attn_proj)?,
-            config.n_head,
+        let ln_1 = norm(weights, config, &format!("{prefix}h.{n}.ln_1"))?;
+        let attention = Attention::new(
+            QueryKeyValue::Joined(weights.linear(c_attn)?),
+            weights.linear(attn_proj)?,
+            config.heads(),
             config.attention_scale(n),
         );
-        let ln_2 = load_norm(&mut reader, &config, &format!("{prefix}h.{n}.ln_2"), device)?;
+        let ln_2 = norm(weights, config, &format!("{prefix}h.{n}.ln_2"))?;
         let mlp = Mlp::new(
-            load_linear(&mut reader, c_fc)?,
-            load_linear(&mut reader, mlp_proj)?,
+            weights.linear(c_fc)?,
+            weights.linear(mlp_proj)?,
             config.activation,
         );
         blocks.push(Gpt2Block {
@@ -127,54 +151,29 @@ pub(crate) fn load(
             mlp,
         });
     }
-    let ln_f = load_norm(&mut reader, &config, &format!("{prefix}ln_f"), device)?;
-    let head = if config.tie_word_embeddings {
-        check_tied_head(checkpoint, &format!("{prefix}wte.weight"))?;
-        None
-    } else {
-        Some(reader.param(HEAD, [config.vocab_size, config.n_embd])?)
-    };
-
-    let tied = config.tie_word_embeddings;
-    reader.finish(|name| (tied && name == HEAD) || is_buffer(name, prefix))?;
     Ok(Gpt2 {
         token_embedding,
         position_embedding,
         blocks,
-        ln_f,
-        head,
-        config,
+        ln_f: norm(weights, config, &format!("{prefix}ln_f"))?,
+        head: load_head(weights, config.tie_word_embeddings, table)?,
+        positions: Positions::new(config.n_positions, weights.device()),
+        config: config.clone(),
     })
 }
 
-/// A layer norm in `f32`, see [`crate::common::norm_in_f32`].
-fn load_norm(
-    reader: &mut WeightReader<'_>,
+/// A norm in `f32`, see [`crate::common::norm_in_f32`].
+fn norm(
+    weights: &mut impl Weights,
     config: &Gpt2Config,
     name: &str,
-    device: &Device,
 ) -> Result<LayerNorm, ModelError> {
     let mut norm = LayerNormConfig::new(config.n_embd)
         .with_epsilon(config.layer_norm_epsilon)
-        .init(device);
-    norm.gamma = reader.f32_param(&format!("{name}.weight"), config.n_embd)?;
-    norm.beta = Some(reader.f32_param(&format!("{name}.bias"), config.n_embd)?);
+        .init(weights.device());
+    norm.gamma = weights.norm_scale(&format!("{name}.weight"), config.n_embd)?;
+    norm.beta = Some(weights.norm_shift(&format!("{name}.bias"), config.n_embd)?);
     Ok(norm)
-}
-
-/// A tied head that is stored all the same must repeat the embedding.
-fn check_tied_head(checkpoint: &Checkpoint, embedding: &str) -> Result<(), ModelError> {
-    let (Some(head), Some(wte)) = (checkpoint.entry(HEAD), checkpoint.entry(embedding)) else {
-        return Ok(());
-    };
-    if head.dtype == wte.dtype && head.shape == wte.shape && head.bytes == wte.bytes {
-        return Ok(());
-    }
-    Err(ModelError::TiedTensorDiffers {
-        path: checkpoint.dir().to_path_buf(),
-        tensor: HEAD.to_string(),
-        tied_to: embedding.to_string(),
-    })
 }
 
 /// Whether `name` is `h.N.attn.bias` or `h.N.attn.masked_bias`.

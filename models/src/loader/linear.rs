@@ -45,9 +45,10 @@ pub(crate) fn load_linear(
             BlrLinear::Monarch(MonarchLinear::from_factors(right, left, order, bias)?)
         }
         Structure::Blast { blocks, rank } => {
-            let u = reader.tensor(&name("blast.u"), [blocks, outputs / blocks, rank])?;
-            let s = reader.tensor(&name("blast.s"), [blocks, blocks, rank])?;
-            let v = reader.tensor(&name("blast.v"), [blocks, rank, inputs / blocks])?;
+            let [u, s, v] = layer.blast_names();
+            let u = reader.tensor(&u, [blocks, outputs / blocks, rank])?;
+            let s = reader.tensor(&s, [blocks, blocks, rank])?;
+            let v = reader.tensor(&v, [blocks, rank, inputs / blocks])?;
             BlrLinear::Blast(BlastLinear::from_factors(u, s, v, bias)?)
         }
     })

@@ -4,8 +4,12 @@ use std::collections::BTreeSet;
 
 use burn::module::Param;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use burn_blr::BlrLinear;
+use half::{bf16, f16};
+use safetensors::Dtype;
 
-use crate::{Checkpoint, ModelError};
+use super::{Weights, load_linear};
+use crate::{Checkpoint, Entry, LinearLayer, ModelError};
 
 /// Reads the tensors of a checkpoint onto a device and remembers which were asked for.
 pub(crate) struct WeightReader<'a> {
@@ -42,26 +46,6 @@ impl<'a> WeightReader<'a> {
         self.tensor_as(name, shape, self.dtype)
     }
 
-    /// The tensor `name` as a parameter in `f32`, whatever the dtype of the reader: the scale and
-    /// shift of a normalization, which computes in `f32`.
-    pub(crate) fn f32_param(
-        &mut self,
-        name: &str,
-        features: usize,
-    ) -> Result<Param<Tensor<1>>, ModelError> {
-        let tensor = self.tensor_as(name, [features], FloatDType::F32)?;
-        Ok(Param::from_tensor(tensor))
-    }
-
-    /// The tensor `name` as a parameter in the dtype of the reader.
-    pub(crate) fn param<const D: usize>(
-        &mut self,
-        name: &str,
-        shape: [usize; D],
-    ) -> Result<Param<Tensor<D>>, ModelError> {
-        Ok(Param::from_tensor(self.tensor(name, shape)?))
-    }
-
     fn tensor_as<const D: usize>(
         &mut self,
         name: &str,
@@ -83,11 +67,8 @@ impl<'a> WeightReader<'a> {
                 expected: shape.to_vec(),
             });
         }
-        let values = entry.floats()?;
-        // A weight past the range of the narrower dtype would become infinite without a word.
-        entry.check_below(&values, dtype.finfo().max as f32, DType::from(dtype).name())?;
         self.used.insert(name.to_string());
-        let data = TensorData::new(values, shape);
+        let data = data(&entry, shape, dtype)?;
         Ok(Tensor::from_data(data, (&self.device, DType::from(dtype))))
     }
 
@@ -110,5 +91,56 @@ impl<'a> WeightReader<'a> {
                 .unwrap_or_default(),
             more: unused.count(),
         })
+    }
+}
+
+impl Weights for WeightReader<'_> {
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>, ModelError> {
+        Ok(Param::from_tensor(self.tensor(name, shape)?))
+    }
+
+    fn norm_scale(&mut self, name: &str, features: usize) -> Result<Param<Tensor<1>>, ModelError> {
+        let tensor = self.tensor_as(name, [features], FloatDType::F32)?;
+        Ok(Param::from_tensor(tensor))
+    }
+
+    fn norm_shift(&mut self, name: &str, features: usize) -> Result<Param<Tensor<1>>, ModelError> {
+        self.norm_scale(name, features)
+    }
+
+    fn linear(&mut self, layer: &LinearLayer) -> Result<BlrLinear, ModelError> {
+        load_linear(self, layer)
+    }
+}
+
+/// The elements of a tensor: as they are where `dtype` is that of the file, so that the host holds
+/// one copy of one tensor; otherwise in `f32`, from which the device rounds.
+fn data<const D: usize>(
+    entry: &Entry<'_>,
+    shape: [usize; D],
+    dtype: FloatDType,
+) -> Result<TensorData, ModelError> {
+    match (entry.dtype, dtype) {
+        (Dtype::F16, FloatDType::F16) => {
+            let values = entry.elements(f16::from_le_bytes);
+            entry.check_below(&values, f16::MAX.to_f32(), "f16")?;
+            Ok(TensorData::new(values, shape))
+        }
+        (Dtype::BF16, FloatDType::BF16) => {
+            let values = entry.elements(bf16::from_le_bytes);
+            entry.check_below(&values, bf16::MAX.to_f32(), "bf16")?;
+            Ok(TensorData::new(values, shape))
+        }
+        _ => {
+            let values = entry.floats()?;
+            // A weight past the range of the narrower dtype would become infinite without a word.
+            let max = dtype.finfo().max as f32;
+            entry.check_below(&values, max, DType::from(dtype).name())?;
+            Ok(TensorData::new(values, shape))
+        }
     }
 }

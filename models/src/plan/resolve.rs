@@ -1,6 +1,6 @@
 //! A plan, and what it makes of the layers of a model.
 
-use burn_blr::Structure;
+use burn_blr::{Method, Structure};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,18 @@ impl Plan {
     /// A plan of one rule.
     pub fn single(rule: Rule) -> Self {
         Self { rules: vec![rule] }
+    }
+
+    /// Every layer becomes one of `method` with the fraction `keep` of its weights.
+    pub fn keep(method: Method, keep: f64) -> Self {
+        Self::single(Rule {
+            layers: String::new(),
+            method,
+            rank: None,
+            keep: Some(keep),
+            blocks: None,
+            output_order: None,
+        })
     }
 
     /// Checks what can be checked without a model.
