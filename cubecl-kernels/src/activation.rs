@@ -21,7 +21,7 @@ pub enum Activation {
 pub(crate) fn activate(y: f32, #[comptime] activation: Activation) -> f32 {
     match comptime!(activation) {
         Activation::None => y,
-        Activation::Gelu => 0.5f32 * y * (1.0f32 + f32::erf(y * 0.707_106_77f32)),
+        Activation::Gelu => 0.5f32 * y * (1.0f32 + Erf::erf(y * 0.707_106_77f32)),
         Activation::GeluTanh => {
             let inner = 0.797_884_6f32 * (y + 0.044_715f32 * y * y * y);
             0.5f32 * y * (1.0f32 + inner.tanh())

@@ -171,6 +171,64 @@ pub(crate) fn multiply_add(
     out
 }
 
+/// PTX of the asynchronous products of one panel's depth: sums and results are `%0` on, the sums'
+/// old values follow, then the two descriptors.
+///
+/// One block of assembly for all of it: the compiler serialises products whose wait is elsewhere.
+fn group_products(columns: usize, element: MmaElement) -> String {
+    let sums = columns / 2;
+    let registers: Vec<String> = (0..sums).map(|i| format!("t{i}")).collect();
+    let registers = registers.join(", ");
+    let ty = element.name();
+    let mut text = format!("{{\n.reg .b64 da, db;\n.reg .f32 t<{sums}>;\n");
+    for i in 0..sums {
+        text += &format!("mov.f32 t{i}, %{};\n", sums + i);
+    }
+    text += "wgmma.fence.sync.aligned;\n";
+    for step in 0..4 {
+        // 16 terms are 32 bytes, two units of a descriptor's address.
+        text += &format!("add.s64 da, %{}, {};\n", 2 * sums, 2 * step);
+        text += &format!("add.s64 db, %{}, {};\n", 2 * sums + 1, 2 * step);
+        text += &format!(
+            "wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{ty}.{ty} {{{registers}}}, da, db, 1, 1, 1, 0, 0;\n"
+        );
+    }
+    text += "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n";
+    for i in 0..sums {
+        text += &format!("mov.f32 %{i}, t{i};\n");
+    }
+    text + "}\n"
+}
+
+/// `A B + C` by four planes, for `A` 64 x 64 and `B` 64 x `columns` in shared memory as tensor maps
+/// with a swizzle of 128 bytes write them, named by their [`descriptor`]s.
+#[cube]
+pub(crate) fn multiply_group<N: Size>(
+    sums: Vector<f32, N>,
+    left: u64,
+    right: u64,
+    #[comptime] columns: usize,
+    #[comptime] element: MmaElement,
+) -> Vector<f32, N> {
+    let body = comptime!(group_products(columns, element));
+    let out: Vector<f32, N>;
+    gpu_asm!(
+        "// {out} {sums} {left} {right}",
+        "{body}",
+        out = out(_) out, sums = in(_) value::<Vector<f32, N>>(sums),
+        left = in(_) value::<u64>(left), right = in(_) value::<u64>(right),
+    );
+    out
+}
+
+/// Describes a panel of rows of 128 bytes, permuted by the 128-byte swizzle, in shared memory.
+#[cube]
+pub(crate) fn descriptor(address: u32) -> u64 {
+    // Eight rows are 1024 bytes; layout 1 is the swizzle.
+    let layout = comptime!(((1024u64 >> 4) << 32) | (1u64 << 62) | (1u64 << 16));
+    u64::cast_from((address & 0x3FFFFu32) >> 4u32) | layout
+}
+
 /// `f32` bits rounded to the nearest tf32; truncation would double the error.
 #[cube]
 pub(crate) fn round_to_tf32(bits: u32) -> u32 {

@@ -267,7 +267,7 @@ const TENSOR_SIZES: [(usize, usize, usize); 4] = [
 ];
 
 fn forward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<R>) {
-    for setting in Setting::tensor_cores() {
+    for setting in Setting::tensor_cores().into_iter().chain(Setting::hopper()) {
         for sizes in TENSOR_SIZES {
             for tokens in [1, 7, 16, 31, 33, 197] {
                 check_forward(client, setting, sizes, tokens, tokens % 2 == 1);

@@ -301,7 +301,7 @@ const TENSOR_SIZES: [Sizes; 4] = [
 ];
 
 fn forward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<R>) {
-    for setting in Setting::tensor_cores() {
+    for setting in Setting::tensor_cores().into_iter().chain(Setting::hopper()) {
         for sizes in TENSOR_SIZES {
             for tokens in [1, 16, 31, 33, 197] {
                 let order = match tokens % 2 {

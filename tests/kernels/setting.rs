@@ -37,6 +37,11 @@ impl Setting {
             .map(|dtype| Self::plain(dtype, Strategy::TensorCores))
     }
 
+    /// The tensor cores of compute capability 9.0, contiguous; on others a visible skip.
+    pub fn hopper() -> [Self; 2] {
+        [Dtype::F16, Dtype::Bf16].map(|dtype| Self::plain(dtype, Strategy::Hopper))
+    }
+
     /// Every activation with every strategy.
     pub fn activated() -> Vec<Self> {
         let activations = [Activation::Gelu, Activation::GeluTanh, Activation::Silu];
@@ -44,6 +49,7 @@ impl Setting {
             Self::plain(Dtype::F32, Strategy::Naive),
             Self::plain(Dtype::F32, Strategy::Tiled),
             Self::plain(Dtype::F16, Strategy::TensorCores),
+            Self::plain(Dtype::F16, Strategy::Hopper),
         ];
         let every = |activation| {
             plain.map(|plain| Self {

@@ -105,7 +105,7 @@ impl CouplePlan {
         match strategy {
             Strategy::Naive => Ok(CouplePlan::Naive),
             Strategy::Tiled => Ok(tiled()),
-            Strategy::TensorCores => tensor_cores(),
+            Strategy::TensorCores | Strategy::Hopper => tensor_cores(),
             // Only here may the device choose: it may lack tensor cores, or room for the tile.
             Strategy::Auto if element_bytes > MmaElement::Bf16.bytes() => Ok(without()),
             Strategy::Auto => match tensor_cores() {
@@ -173,7 +173,7 @@ impl CoupleGradientPlan {
         match strategy {
             Strategy::Naive => Ok(CoupleGradientPlan::Naive),
             // There is no kernel for tensor cores.
-            Strategy::Tiled | Strategy::TensorCores => tiled(),
+            Strategy::Tiled | Strategy::TensorCores | Strategy::Hopper => tiled(),
             Strategy::Auto => match tiled() {
                 // Only here may the device choose: it may be too small for the cube.
                 Err(KernelError::Unavailable(_)) => Ok(CoupleGradientPlan::Naive),

@@ -134,6 +134,7 @@ fn multiply_blocks<T: Float>(
         ),
         unit,
         row,
+        0u32.runtime(),
         lhs_panel,
     );
     let mut rhs_cursor = cursor(
@@ -147,6 +148,7 @@ fn multiply_blocks<T: Float>(
         ),
         unit,
         column,
+        0u32.runtime(),
         rhs_panel,
     );
     let bytes = comptime!(blueprint.element.bytes() as u64);

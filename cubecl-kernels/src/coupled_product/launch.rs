@@ -41,7 +41,7 @@ enum Plan {
     /// Many tokens: one kernel, `Y` in shared memory.
     Fused(CoupledBlueprint, CubeCount, AddressType),
     /// `Y` is stored in the output and replaced by its couplings.
-    Apart(PlannedProduct, PlannedCouple),
+    Apart(Box<(PlannedProduct, PlannedCouple)>),
 }
 
 impl PlannedCoupledProduct {
@@ -60,7 +60,9 @@ impl PlannedCoupledProduct {
         let address = context.address_type(outputs)?;
         let element = match context.strategy {
             Strategy::Naive | Strategy::Tiled => None,
-            Strategy::Auto | Strategy::TensorCores => mma_element(client, context.dtype).ok(),
+            Strategy::Auto | Strategy::TensorCores | Strategy::Hopper => {
+                mma_element(client, context.dtype).ok()
+            }
         };
         let element = element.filter(|element| *element != MmaElement::Tf32);
         let fused = element.map(|element| {
@@ -81,10 +83,10 @@ impl PlannedCoupledProduct {
         });
         let plan = match fused.transpose()?.flatten() {
             Some(plan) => plan,
-            None => Plan::Apart(
+            None => Plan::Apart(Box::new((
                 PlannedProduct::new(context, product)?,
                 PlannedCouple::new(context, couple)?,
-            ),
+            ))),
         };
         Ok(Self {
             product,
@@ -157,7 +159,8 @@ impl PlannedCoupledProduct {
                     context.dtype,
                 );
             },
-            Plan::Apart(product, couple) => {
+            Plan::Apart(planned) => {
+                let (product, couple) = *planned;
                 let operands = ProductOperands {
                     lhs,
                     rhs,

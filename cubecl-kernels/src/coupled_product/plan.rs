@@ -158,23 +158,29 @@ impl CoupleTile {
 }
 
 /// Tiles of the coupled product that were fastest on some layer on an H100, from large to small.
-const CANDIDATES: [CoupledTile; 4] = [
+const CANDIDATES: [CoupledTile; 5] = [
     CoupledTile::new(64, 64, (32, 32), 2, 3),
     CoupledTile::new(32, 64, (32, 16), 1, 3),
+    CoupledTile::new(16, 16, (16, 16), 6, 3),
     CoupledTile::new(32, 16, (16, 16), 3, 3),
-    CoupledTile::new(16, 16, (16, 16), 3, 4),
+    CoupledTile::new(16, 16, (16, 16), 3, 3),
 ];
 
-/// Bytes of depth above which product and coupling are faster apart: see
-/// [`CoupledBlueprint::for_problem`].
-const DEEP: usize = 512;
+/// Bytes of `Y` above which storing it costs more than the smaller tiles that coupling at once
+/// allows; and below which the launch that it saves counts most.
+const LARGE_BYTES: usize = 64 << 20;
+const SMALL_BYTES: usize = 2 << 20;
+
+/// Bytes of depth above which large products are faster apart in any case.
+const DEEP_BYTES: usize = 512;
 
 impl CoupledBlueprint {
     /// The blueprint for a product and its coupling, or nothing where both are faster apart.
     ///
-    /// On an H100, bf16, product and coupling in one against both apart, us: 16384 tokens, 9 blocks,
-    /// depth 128, rank 256: 90 against 112; 1024 tokens, 16 blocks, depth 256, rank 1488: 75 against
-    /// 87; depth 688: 163 against about 130; depth 512, rank 768: 76 against about 50.
+    /// On an H100, bf16, us, one kernel against two (a product on tensor maps, and the coupling with
+    /// nothing in cache): 16384 tokens, 9 blocks of depth 128, rank 256: 90 against 110; 384 tokens,
+    /// 6 blocks of depth 128, rank 192: 4 against 7; but 1024 tokens, 16 blocks of depth 128, rank
+    /// 512: 20 against 21, and less where `Y` is found in cache.
     pub fn for_problem<R: Runtime>(
         client: &ComputeClient<R>,
         product: &ProductProblem,
@@ -187,13 +193,19 @@ impl CoupledBlueprint {
             ..*couple
         };
         CoupleTile::new(&couple, element).ok()?;
-        if product.depth * element.bytes() > DEEP {
+        let bytes = couple.blocks * couple.tokens * couple.rank * element.bytes();
+        let large = bytes >= LARGE_BYTES && product.depth * element.bytes() <= DEEP_BYTES;
+        if !large && bytes > SMALL_BYTES {
             return None;
         }
         let hardware = &client.properties().hardware;
         let processors = hardware.num_streaming_multiprocessors.unwrap_or(1).max(1) as usize;
         let class = product.with_rounded_tokens();
         let fits = |tile: &CoupledTile| {
+            // A group without a block would only wait.
+            if tile.groups > couple.blocks {
+                return None;
+            }
             let panel = |lines, view: View, line, depth| {
                 let along_depth = streams(view, line, depth, product.depth, element);
                 let units = tile.group_units();
@@ -204,6 +216,7 @@ impl CoupledBlueprint {
                     copy_bytes: 16,
                     element,
                     units,
+                    every: 1,
                 };
                 (along_depth && panel.is_valid()).then_some(panel)
             };

@@ -74,10 +74,6 @@ pub(crate) fn first_rank(#[comptime] tile: CoupleTile) -> u32 {
 /// `Y [i, t]`. A plane does so for eight neighbouring ranks: 16 bytes of each operand's rows.
 /// `couplings` holds those of the plane's [`first_rank`], loaded long before.
 #[cube]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the tile, and where its couplings are"
-)]
 pub(crate) fn couple_tile<T: Float>(
     coupling: &[T],
     strides: &BlockStrides,

@@ -23,6 +23,8 @@ pub(crate) struct Panel {
     pub element: MmaElement,
     /// Units that share the copies.
     pub units: usize,
+    /// Panels from one that these units copy to their next.
+    pub every: usize,
 }
 
 impl Panel {
@@ -148,36 +150,45 @@ pub(crate) struct Cursor {
     bytes_left: i32,
 }
 
-/// The cursor of `unit`, one of those that share the copies, for the panels from `line` on, at
-/// depth 0.
+/// The cursor of `unit`, one of those that share the copies, for the panels from `line` on, the
+/// first of them the `first`-th along the depth.
 #[cube]
-pub(crate) fn cursor(source: &Source, unit: u32, line: u32, #[comptime] panel: Panel) -> Cursor {
+pub(crate) fn cursor(
+    source: &Source,
+    unit: u32,
+    line: u32,
+    first: u32,
+    #[comptime] panel: Panel,
+) -> Cursor {
     let bytes = comptime!(panel.element.bytes() as u32);
     let (run, byte) = place(unit, 0usize, panel);
     let apart = comptime!(panel.runs_between() as u64);
+    let every = comptime!(panel.every as u64);
     let to = permuted(run, byte, panel);
     if comptime!(panel.along == Along::Depth) {
         let lines = line + run;
+        let start = first * comptime!(DEPTH_BYTES as u32) + byte;
         Cursor {
             unit,
             from: source.address
                 + u64::cast_from(lines) * source.line_stride
-                + u64::cast_from(byte),
+                + u64::cast_from(start),
             between: source.line_stride * apart,
-            advance: comptime!(DEPTH_BYTES as u64).runtime(),
+            advance: comptime!((DEPTH_BYTES * panel.every) as u64).runtime(),
             to,
             runs_left: source.lines as i32 - lines as i32,
-            bytes_left: (source.depth * bytes) as i32 - byte as i32,
+            bytes_left: (source.depth * bytes) as i32 - start as i32,
         }
     } else {
         let start = line * bytes + byte;
+        let run = first * comptime!(panel.depth() as u32) + run;
         Cursor {
             unit,
             from: source.address
                 + u64::cast_from(run) * source.depth_stride
                 + u64::cast_from(start),
             between: source.depth_stride * apart,
-            advance: source.depth_stride * comptime!(panel.depth() as u64),
+            advance: source.depth_stride * comptime!(panel.depth() as u64) * every,
             to,
             runs_left: source.depth as i32 - run as i32,
             bytes_left: (source.lines * bytes) as i32 - start as i32,
@@ -213,9 +224,9 @@ pub(crate) fn start_copies(cursor: &mut Cursor, stage: u32, #[comptime] panel: P
     }
     cursor.from += cursor.advance;
     if comptime!(panel.along == Along::Depth) {
-        cursor.bytes_left -= comptime!(DEPTH_BYTES as i32);
+        cursor.bytes_left -= comptime!((DEPTH_BYTES * panel.every) as i32);
     } else {
-        cursor.runs_left -= comptime!(panel.depth() as i32);
+        cursor.runs_left -= comptime!((panel.depth() * panel.every) as i32);
     }
 }
 

@@ -32,8 +32,10 @@ pub(crate) struct MmaTile {
     pub rows: usize,
     pub columns: usize,
     pub plane: PlaneTile,
-    /// Panels of each operand in shared memory, at least two.
+    /// Panels of each operand in shared memory, at least two, for each group.
     pub stages: usize,
+    /// Groups of planes that share the depth.
+    pub groups: usize,
 }
 
 impl MmaTile {
@@ -46,12 +48,23 @@ impl MmaTile {
                 columns: plane.1,
             },
             stages,
+            groups: 1,
         }
+    }
+
+    /// The same tile, its depth shared by `groups` groups of planes.
+    const fn shared_by(self, groups: usize) -> Self {
+        Self { groups, ..self }
+    }
+
+    /// Units of one group.
+    pub fn group_units(&self) -> usize {
+        (self.rows / self.plane.rows) * (self.columns / self.plane.columns) * 32
     }
 
     /// Units in a cube.
     pub fn units(&self) -> usize {
-        (self.rows / self.plane.rows) * (self.columns / self.plane.columns) * 32
+        self.group_units() * self.groups
     }
 
     /// Tiles along columns and rows.
@@ -80,6 +93,19 @@ fn run_bytes(
     [16, 8, 4].into_iter().find(fits)
 }
 
+/// Bytes per store of `C`: the longest run, or one element.
+pub(crate) fn store_bytes(problem: &ProductProblem, element: usize) -> usize {
+    let out = problem.out;
+    let run = run_bytes(out, out.column, problem.columns, out.row, element).unwrap_or(element);
+    let fits = |bytes: &usize| {
+        let width = bytes / element;
+        problem.split.is_none_or(|split| {
+            split.width.is_multiple_of(width) && split.stride.is_multiple_of(width)
+        }) && run >= *bytes
+    };
+    [16, 8, 4].into_iter().find(fits).unwrap_or(element)
+}
+
 /// A tile, and what it reached on one H100: products 4096 x 4096 x 4096, bf16, device time.
 struct Candidate {
     tile: MmaTile,
@@ -91,27 +117,16 @@ struct Candidate {
 ///
 /// 128 x 256 and 256 x 128 (8 planes of 64 x 64, one cube per multiprocessor) were within 3 % on
 /// the square and behind on every layer; planes of 64 x 48 lost a third.
-const CANDIDATES: [Candidate; 5] = [
-    Candidate {
-        tile: MmaTile::new(128, 128, (64, 64), 3),
-        rate: 485.0,
-    },
-    Candidate {
-        tile: MmaTile::new(64, 128, (32, 64), 4),
-        rate: 346.0,
-    },
-    Candidate {
-        tile: MmaTile::new(64, 64, (32, 32), 4),
-        rate: 304.0,
-    },
-    Candidate {
-        tile: MmaTile::new(32, 64, (16, 32), 4),
-        rate: 200.0,
-    },
-    Candidate {
-        tile: MmaTile::new(32, 32, (16, 16), 4),
-        rate: 110.0,
-    },
+const CANDIDATES: [Candidate; 8] = [
+    Candidate::new(MmaTile::new(128, 128, (64, 64), 3), 485.0),
+    Candidate::new(MmaTile::new(64, 128, (32, 64), 4), 346.0),
+    Candidate::new(MmaTile::new(64, 64, (32, 32), 4), 304.0),
+    Candidate::new(MmaTile::new(32, 64, (16, 32), 4), 200.0),
+    Candidate::new(MmaTile::new(32, 32, (16, 16), 4), 110.0),
+    // Few tiles of great depth.
+    Candidate::new(MmaTile::new(64, 64, (32, 32), 3).shared_by(2), 304.0),
+    Candidate::new(MmaTile::new(64, 64, (32, 32), 3).shared_by(4), 304.0),
+    Candidate::new(MmaTile::new(32, 32, (16, 16), 3).shared_by(4), 110.0),
 ];
 
 /// Seconds from the start of a cube to its first product and from its last to its end, and the
@@ -119,7 +134,14 @@ const CANDIDATES: [Candidate; 5] = [
 const CUBE_SECONDS: f64 = 2.0e-6;
 const STEP_SECONDS: f64 = 0.3e-6;
 
+/// Seconds to add the sums of one more group of planes, about.
+const GATHER_SECONDS: f64 = 0.2e-6;
+
 impl Candidate {
+    const fn new(tile: MmaTile, rate: f64) -> Self {
+        Self { tile, rate }
+    }
+
     /// Seconds that `problem` would take, about: only the order of candidates counts.
     fn seconds<R: Runtime>(
         &self,
@@ -131,19 +153,25 @@ impl Candidate {
         let processors = hardware.num_streaming_multiprocessors.unwrap_or(1).max(1) as usize;
         let cubes: usize = blueprint.cubes(problem).iter().product();
         let room = hardware.max_shared_memory_size / blueprint.shared_bytes();
-        let room = room.clamp(1, 512 / self.tile.units());
+        // About half the units of a multiprocessor, for the registers of each.
+        let room = room.min(1024 / self.tile.units()).max(1);
         let resident = room.min(cubes.div_ceil(processors));
         let waves = cubes.div_ceil(resident * processors) as f64;
         let step_flops = (2 * self.tile.rows * self.tile.columns * blueprint.lhs.depth()) as f64;
         // A multiprocessor's share of the rate, which is that of the H100's 132.
-        let step = step_flops * resident as f64 / (self.rate * 1e12 / 132.0);
-        let steps = problem.depth.div_ceil(blueprint.lhs.depth()) as f64;
-        waves * (CUBE_SECONDS + steps * step.max(STEP_SECONDS))
+        let groups = self.tile.groups;
+        let step = step_flops * (resident * groups) as f64 / (self.rate * 1e12 / 132.0);
+        let steps = problem
+            .depth
+            .div_ceil(blueprint.lhs.depth())
+            .div_ceil(groups) as f64;
+        let gather = (groups - 1) as f64 * GATHER_SECONDS;
+        waves * (CUBE_SECONDS + gather + steps * step.max(STEP_SECONDS))
     }
 }
 
 impl MmaBlueprint {
-    /// The candidate that should be fastest for `problem`.
+    /// The candidate that should be fastest for `problem`, and the seconds it should take, about.
     ///
     /// # Errors
     ///
@@ -153,8 +181,8 @@ impl MmaBlueprint {
         client: &ComputeClient<R>,
         problem: &ProductProblem,
         element: MmaElement,
-    ) -> Result<Self, KernelError> {
-        let mut best: Option<(f64, Self)> = None;
+    ) -> Result<(Self, f64), KernelError> {
+        let mut best: Option<(Self, f64)> = None;
         let mut missing = KernelError::Unavailable(Missing::TensorLayout);
         // A class of the token count, so that few kernels serve all counts.
         let class = problem.with_rounded_tokens();
@@ -166,13 +194,13 @@ impl MmaBlueprint {
                 Err(error) => missing = error,
                 Ok(()) => {
                     let seconds = candidate.seconds(client, &blueprint, &class);
-                    if best.is_none_or(|(least, _)| seconds < least) {
-                        best = Some((seconds, blueprint));
+                    if best.is_none_or(|(_, least)| seconds < least) {
+                        best = Some((blueprint, seconds));
                     }
                 }
             }
         }
-        best.map(|(_, blueprint)| blueprint).ok_or(missing)
+        best.ok_or(missing)
     }
 
     /// Cubes along each axis of the grid.
@@ -198,28 +226,22 @@ impl MmaBlueprint {
                 along,
                 copy_bytes,
                 element,
-                units: tile.units(),
+                units: tile.group_units(),
+                every: tile.groups,
             };
             panel.is_valid().then_some(panel)
         };
-        let (lhs, rhs, out) = (problem.lhs, problem.rhs, problem.out);
+        let (lhs, rhs) = (problem.lhs, problem.rhs);
         let lhs_panel = panel(tile.rows, lhs, problem.rows, lhs.row, lhs.column)?;
         if lhs_panel.along == Along::Lines && problem.tokens == TokenAxis::Rows {
             return None;
         }
-        let run = run_bytes(out, out.column, problem.columns, out.row, bytes).unwrap_or(bytes);
-        let fits = |out_bytes: &usize| {
-            let width = out_bytes / bytes;
-            problem.split.is_none_or(|split| {
-                split.width.is_multiple_of(width) && split.stride.is_multiple_of(width)
-            }) && run >= *out_bytes
-        };
         Some(Self {
             tile,
             element,
             lhs: lhs_panel,
             rhs: panel(tile.columns, rhs, problem.columns, rhs.column, rhs.row)?,
-            out_bytes: [16, 8, 4].into_iter().find(fits).unwrap_or(bytes),
+            out_bytes: store_bytes(problem, bytes),
             split: problem.split.is_some(),
             activation: problem.activation,
         })
@@ -239,6 +261,10 @@ impl MmaBlueprint {
 
     /// Bytes of shared memory of a cube.
     pub fn shared_bytes(&self) -> usize {
-        (self.stage_bytes() * self.tile.stages).max(self.out_pitch() * self.tile.rows)
+        let gathered =
+            (self.tile.groups - 1) * self.tile.rows * self.tile.columns * size_of::<f32>();
+        (self.stage_bytes() * self.tile.stages * self.tile.groups)
+            .max(self.out_pitch() * self.tile.rows)
+            .max(gathered)
     }
 }

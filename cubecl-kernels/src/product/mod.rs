@@ -12,6 +12,7 @@ mod launch;
 pub(crate) mod mma_plan;
 mod plan;
 mod problem;
+pub(crate) mod wgmma_plan;
 
 pub(crate) use cost::product_flops;
 pub(crate) use launch::{PlannedProduct, ProductOperands};

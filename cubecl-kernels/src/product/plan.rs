@@ -4,9 +4,10 @@ use cubecl::prelude::*;
 
 use super::mma_plan::MmaBlueprint;
 use super::problem::{ProductProblem, TokenAxis};
+use super::wgmma_plan::WgmmaBlueprint;
 use crate::activation::Activation;
 use crate::device::{check_cube, mma_element};
-use crate::error::KernelError;
+use crate::error::{KernelError, Missing};
 use crate::operand::View;
 use crate::ptx::MmaElement;
 use crate::strategy::Strategy;
@@ -28,8 +29,18 @@ pub(crate) enum ProductPlan {
     Tiled(TiledBlueprint),
     /// [`super::kernel::mma`].
     Mma(MmaBlueprint),
+    /// [`super::kernel::wgmma`].
+    Wgmma(WgmmaBlueprint),
     /// [`crate::stream`].
     Stream(StreamBlueprint),
+}
+
+/// When the kernel for compute capability 9.0 is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hopper {
+    Never,
+    WhereFaster,
+    WherePossible,
 }
 
 /// Everything about the tiled kernel that is known when it is compiled.
@@ -297,22 +308,45 @@ impl ProductPlan {
             blueprint.validate(client)?;
             Ok(ProductPlan::Tiled(blueprint))
         };
-        let tensor_cores = || {
+        let tensor_cores = |hopper_rule: Hopper| {
             let element = mma_element(client, dtype)?;
             if let Some(blueprint) = StreamBlueprint::new(client, problem, element)? {
                 return Ok(ProductPlan::Stream(blueprint));
             }
-            MmaBlueprint::for_problem(client, problem, element).map(ProductPlan::Mma)
+            let portable = MmaBlueprint::for_problem(client, problem, element);
+            let hopper = || WgmmaBlueprint::for_problem(client, problem, dtype, element);
+            let hopper = match hopper_rule {
+                Hopper::Never => None,
+                Hopper::WhereFaster => hopper().ok(),
+                Hopper::WherePossible => match hopper() {
+                    Err(KernelError::Unavailable(Missing::TensorLayout)) => None,
+                    planned => Some(planned?),
+                },
+            };
+            match (hopper, portable) {
+                (Some((blueprint, seconds)), Ok((_, portable)))
+                    if hopper_rule == Hopper::WherePossible || seconds < portable =>
+                {
+                    Ok(ProductPlan::Wgmma(blueprint))
+                }
+                (Some((blueprint, _)), Err(_)) => Ok(ProductPlan::Wgmma(blueprint)),
+                (_, portable) => portable.map(|(blueprint, _)| ProductPlan::Mma(blueprint)),
+            }
         };
         // The one place where the device decides, step by step: it may lack tensor cores or the
         // kernels for these operands, or be too small for any tile.
         match strategy {
             Strategy::Naive => Ok(ProductPlan::Naive),
             Strategy::Tiled => tiled(),
-            Strategy::TensorCores => tensor_cores(),
+            Strategy::TensorCores => tensor_cores(Hopper::Never),
+            Strategy::Hopper => tensor_cores(Hopper::WherePossible),
             Strategy::Auto => {
                 let exact = element_bytes > MmaElement::Bf16.bytes();
-                let planned = if exact { tiled() } else { tensor_cores() };
+                let planned = if exact {
+                    tiled()
+                } else {
+                    tensor_cores(Hopper::WhereFaster)
+                };
                 let planned = match planned {
                     Err(KernelError::Unavailable(_)) if !exact => tiled(),
                     planned => planned,

@@ -232,6 +232,22 @@ pub(crate) fn stream_coupled<T: Float>(
     let first = CUBE_POS_X as usize * LINES;
     let plane = UNIT_POS / 32;
     let block = (plane / comptime!(splits as u32)) as usize;
+    // A unit couples one output block and rank, for every `parts`-th token. What it multiplies by
+    // is loaded before everything else, and arrives meanwhile.
+    let pairs = comptime!(blocks * LINES);
+    let parts = comptime!((blueprint.units() / (blocks * LINES)).max(1));
+    let pair = UNIT_POS as usize % pairs;
+    let inside = pair % LINES;
+    let out_block = pair / LINES;
+    let rank = first + inside;
+    let mut factors = Array::<f32>::new(blocks);
+    if rank < geometry.rank {
+        let start = out_block * geometry.coupling.block + rank;
+        #[unroll]
+        for i in 0..blocks {
+            factors[i] = f32::cast_from(coupling[start + i * geometry.coupling.line]);
+        }
+    }
     let mut sums = Array::<Quad<f32>>::new(token_groups);
     #[unroll]
     for tile in 0..token_groups {
@@ -257,36 +273,24 @@ pub(crate) fn stream_coupled<T: Float>(
     stage_sums(&sums, &mut stage, plane as usize, token_groups);
     sync_cube();
 
-    // Each unit couples one output block and rank, for all tokens.
     let tokens = comptime!(token_groups * TOKENS);
-    let mut index = UNIT_POS as usize;
-    let mut factors = Array::<f32>::new(blocks);
-    while index < comptime!(blocks * LINES) {
-        let inside = index % LINES;
-        let out_block = index / LINES;
-        let rank = first + inside;
-        if rank < geometry.rank {
-            let start = out_block * geometry.coupling.block + rank;
+    let mut token = UNIT_POS as usize / pairs;
+    if rank < geometry.rank {
+        while token < geometry.tokens {
+            let mut sum = 0.0f32;
             #[unroll]
             for i in 0..blocks {
-                factors[i] = f32::cast_from(coupling[start + i * geometry.coupling.line]);
-            }
-            for token in 0..geometry.tokens {
-                let mut sum = 0.0f32;
+                let mut inner = 0.0f32;
                 #[unroll]
-                for i in 0..blocks {
-                    let mut inner = 0.0f32;
-                    #[unroll]
-                    for split in 0..splits {
-                        let at = comptime!((i * splits + split) * tokens * LINES);
-                        inner += stage[at + token * LINES + inside];
-                    }
-                    sum += factors[i] * inner;
+                for split in 0..splits {
+                    let at = comptime!((i * splits + split) * tokens * LINES);
+                    inner += stage[at + token * LINES + inside];
                 }
-                out[out_block * geometry.out.block + token * geometry.out.line + rank] =
-                    T::cast_from(sum);
+                sum += factors[i] * inner;
             }
+            let at = out_block * geometry.out.block + token * geometry.out.line + rank;
+            out[at] = T::cast_from(sum);
+            token += parts;
         }
-        index += comptime!(blueprint.units());
     }
 }

@@ -5,12 +5,12 @@ use cubecl::prelude::*;
 use super::geometry::{Geometry, out_offset};
 use crate::activation::activate;
 use crate::mma::accumulate::{PlaneTile, STEPS, clear, fragments, load, multiply};
-use crate::mma::panel::{Side, Source, cursor, lane, start_copies};
-use crate::product::mma_plan::MmaBlueprint;
+use crate::mma::panel::{Cursor, Panel, Side, Source, cursor, lane, start_copies};
+use crate::product::mma_plan::{MmaBlueprint, MmaTile};
 use crate::ptx::{
     MmaElement, Quad, commit_copies, copy_half, global_address, load_shared, load_shared_quad,
-    pack, shared_address, store_global, store_shared, store_shared_pair, wait_copies,
-    written_address,
+    pack, shared_address, store_global, store_shared, store_shared_pair, store_shared_quad,
+    sync_some, wait_copies, written_address,
 };
 
 /// Sums one tile of `C` per cube, in `f32`.
@@ -51,9 +51,13 @@ pub(crate) fn mma_product<T: Float>(
     let stage_bytes = comptime!(blueprint.stage_bytes() as u32);
     let rhs_offset = comptime!(lhs_panel.bytes() as u32);
 
-    let mut lhs_cursor = cursor(&lhs_source, UNIT_POS, row, lhs_panel);
-    let mut rhs_cursor = cursor(&rhs_source, UNIT_POS, column, rhs_panel);
-    let plane = UNIT_POS / 32;
+    // Groups of planes share the depth: each takes every `groups`-th step, with stages of its own.
+    let groups = comptime!(tile.groups as u32);
+    let group = UNIT_POS / comptime!(tile.group_units() as u32);
+    let unit = UNIT_POS % comptime!(tile.group_units() as u32);
+    let mut lhs_cursor = cursor(&lhs_source, unit, row, group, lhs_panel);
+    let mut rhs_cursor = cursor(&rhs_source, unit, column, group, rhs_panel);
+    let plane = unit / 32;
     let across = comptime!((tile.columns / tile.plane.columns) as u32);
     let plane_row = (plane / across) * comptime!(tile.plane.rows as u32);
     let plane_column = (plane % across) * comptime!(tile.plane.columns as u32);
@@ -63,22 +67,24 @@ pub(crate) fn mma_product<T: Float>(
     clear(&mut sums, tile.plane);
 
     let depth = comptime!(lhs_panel.depth() as u32);
-    let steps = (geometry.depth as u32).div_ceil(depth);
+    let all_steps = (geometry.depth as u32).div_ceil(depth);
+    let steps = (all_steps + groups - 1 - group) / groups;
+    let first_stage = base + group * comptime!(tile.stages as u32) * stage_bytes;
     #[unroll]
     for ahead in 0..comptime!(tile.stages - 1) {
         if comptime!(ahead as u32) < steps {
-            let stage = base + comptime!(ahead as u32) * stage_bytes;
+            let stage = first_stage + comptime!(ahead as u32) * stage_bytes;
             start_copies(&mut lhs_cursor, stage, lhs_panel);
             start_copies(&mut rhs_cursor, stage + rhs_offset, rhs_panel);
         }
         commit_copies();
     }
-    let end = base + comptime!(tile.stages as u32) * stage_bytes;
-    let mut filled = base + comptime!(tile.stages as u32 - 1) * stage_bytes;
-    let mut read = base;
+    let end = first_stage + comptime!(tile.stages as u32) * stage_bytes;
+    let mut filled = first_stage + comptime!(tile.stages as u32 - 1) * stage_bytes;
+    let mut read = first_stage;
     let mut held = fragments(tile.plane);
     wait_copies(comptime!(tile.stages - 2));
-    sync_cube();
+    sync_group(group, tile);
     load(
         &mut held,
         &lhs_lane,
@@ -98,10 +104,10 @@ pub(crate) fn mma_product<T: Float>(
                 // Every unit holds the last fragments of this stage: it may be filled again, and
                 // the next one has arrived.
                 wait_copies(comptime!(tile.stages - 2));
-                sync_cube();
+                sync_group(group, tile);
                 read += stage_bytes;
                 if read == end {
-                    read = base;
+                    read = first_stage;
                 }
             }
             load(
@@ -116,18 +122,14 @@ pub(crate) fn mma_product<T: Float>(
                 tile.plane,
             );
             if comptime!(product == 0) {
-                if copies {
-                    start_copies(&mut lhs_cursor, filled, lhs_panel);
-                }
+                copy_if(copies, &mut lhs_cursor, filled, lhs_panel);
             }
             if comptime!(product == 1) {
-                if copies {
-                    start_copies(&mut rhs_cursor, filled + rhs_offset, rhs_panel);
-                }
+                copy_if(copies, &mut rhs_cursor, filled + rhs_offset, rhs_panel);
                 commit_copies();
                 filled += stage_bytes;
                 if filled == end {
-                    filled = base;
+                    filled = first_stage;
                 }
             }
             multiply(&held, &mut sums, product, blueprint.element, tile.plane);
@@ -136,20 +138,78 @@ pub(crate) fn mma_product<T: Float>(
     wait_copies(0usize);
     sync_cube();
 
-    stage_sums::<T>(
-        &sums,
-        bias,
-        &geometry,
-        base,
-        plane_row,
-        plane_column,
-        column,
-        batch,
-        blueprint,
-    );
+    if comptime!(tile.groups > 1) {
+        gather_sums(&mut sums, base, group, unit, tile);
+        sync_cube();
+    }
+    if group == 0 {
+        stage_sums::<T>(
+            &sums,
+            bias,
+            &geometry,
+            base,
+            plane_row,
+            plane_column,
+            column,
+            batch,
+            blueprint,
+        );
+    }
     sync_cube();
     let address = written_address::<T>(out);
     store_tile(address, &geometry, base, row, column, batch, blueprint);
+}
+
+/// Starts the copies of the next panel, where there is one.
+#[cube]
+fn copy_if(wanted: bool, cursor: &mut Cursor, stage: u32, #[comptime] panel: Panel) {
+    if wanted {
+        start_copies(cursor, stage, panel);
+    }
+}
+
+/// Waits for the units of one group.
+#[cube]
+fn sync_group(group: u32, #[comptime] tile: MmaTile) {
+    if comptime!(tile.groups > 1) {
+        sync_some(group + 1, tile.group_units());
+    } else {
+        sync_cube();
+    }
+}
+
+/// Adds the sums of all groups to those of the first, through shared memory.
+#[cube]
+fn gather_sums(
+    sums: &mut Array<Quad<f32>>,
+    base: u32,
+    group: u32,
+    unit: u32,
+    #[comptime] tile: MmaTile,
+) {
+    // [group - 1, sum, unit], four values each.
+    let between = comptime!((tile.group_units() * 16) as u32);
+    let whole = comptime!((tile.plane.sums() * tile.group_units() * 16) as u32);
+    if group > 0 {
+        let to = base + (group - 1) * whole + unit * 16;
+        #[unroll]
+        for i in 0..comptime!(tile.plane.sums()) {
+            let words = Quad::<u32>::reinterpret(sums[i]);
+            store_shared_quad(to + comptime!(i as u32) * between, words);
+        }
+    }
+    sync_cube();
+    if group == 0 {
+        #[unroll]
+        for other in 0..comptime!(tile.groups - 1) {
+            let from = base + comptime!(other as u32) * whole + unit * 16;
+            #[unroll]
+            for i in 0..comptime!(tile.plane.sums()) {
+                let words = load_shared_quad(from + comptime!(i as u32) * between);
+                sums[i] += Quad::<f32>::reinterpret(words);
+            }
+        }
+    }
 }
 
 /// Adds the bias, applies the activation, and writes the tile to shared memory in the element type

@@ -5,3 +5,4 @@ pub(crate) mod mma;
 pub(crate) mod naive;
 pub(crate) mod stage;
 pub(crate) mod tiled;
+pub(crate) mod wgmma;
