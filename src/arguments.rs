@@ -1,6 +1,7 @@
 //! What the command line takes.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use burn_blr::Method;
 use clap::{ArgAction, Args, Parser, ValueEnum};
@@ -285,20 +286,85 @@ pub struct BenchArguments {
 pub enum BenchSubcommand {
     /// Times the layers of the paper as dense, low-rank, Monarch and BLAST
     Layers(BenchLayersArguments),
+    /// Sets the times of bench layers beside those of benches/peers/layers.py
+    Report(BenchReportArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct BenchReportArguments {
+    /// What `blr bench layers --json` wrote
+    pub ours: PathBuf,
+    /// What `benches/peers/layers.py --json` wrote
+    pub peers: PathBuf,
+    /// Prints the table as Markdown
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// What is done with a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pass {
+    /// The output
+    Forward,
+    /// The output, and the gradients of input and factors for a gradient of one everywhere
+    Training,
+}
+
+impl Pass {
+    /// The name used in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Pass::Forward => "forward",
+            Pass::Training => "training",
+        }
+    }
+}
+
+/// A number of tokens, or that of the paper's measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenCount {
+    Paper,
+    Count(usize),
+}
+
+impl FromStr for TokenCount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("paper", _) => Ok(TokenCount::Paper),
+            (_, Ok(count)) if count > 0 => Ok(TokenCount::Count(count)),
+            _ => Err("expected a count of at least 1, or paper".to_string()),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
 pub struct BenchLayersArguments {
-    /// Only layers whose name contains this, such as gpt2s or llama7b.down_proj
-    #[arg(long, value_name = "TEXT")]
-    pub layer: Option<String>,
+    /// Only layers whose name contains one of these, such as gpt2s or llama7b.down_proj
+    #[arg(long, value_delimiter = ',', value_name = "TEXTS")]
+    pub layer: Vec<String>,
     /// Only these methods: dense, low-rank, monarch, blast
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub methods: Vec<String>,
-    /// Token counts [default: 1, 16 and that of the paper]
-    #[arg(long, value_delimiter = ',', value_name = "COUNTS")]
-    pub tokens: Vec<usize>,
-    /// Timed repetitions of each row
+    /// Token counts; paper stands for that of the paper's measurement of a layer
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "COUNTS",
+        default_value = "1,16,paper"
+    )]
+    pub tokens: Vec<TokenCount>,
+    /// What is timed
+    #[arg(long, value_enum, default_value_t = Pass::Forward)]
+    pub pass: Pass,
+    /// Times the structures by plain operations of Burn as well, in rows with kernel "plain"
+    #[arg(long)]
+    pub plain: bool,
+    /// Fewest timed repetitions of each row
     #[arg(long, default_value_t = 50, value_name = "COUNT")]
     pub reps: usize,
+    /// Lists the layers instead, with the blocks and ranks they get; --json writes them to FILE
+    #[arg(long)]
+    pub list: bool,
 }

@@ -39,6 +39,13 @@ pub struct ChosenDevice {
     pub dtype: FloatDType,
 }
 
+impl ChosenDevice {
+    /// Whether an operation is done when its call returns, as on the CPU; a GPU has a queue.
+    pub fn computes_while_called(&self) -> bool {
+        self.device == Device::flex()
+    }
+}
+
 impl Common {
     /// The device of the flags, once it is known that it is there and computes in the dtype.
     pub fn choose_device(&self) -> Result<ChosenDevice, CommandError> {

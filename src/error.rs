@@ -43,6 +43,8 @@ pub enum CommandError {
         found: String,
         expected: &'static str,
     },
+    #[error("{}: not a report of bench layers: {reason}", path.display())]
+    NotBenchReport { path: PathBuf, reason: String },
     #[error("{}: no demo checkpoint; run from the repository or pass --checkpoint", path.display())]
     NoDemoCheckpoint { path: PathBuf },
     #[error("--{flag} {found}: expected {expected}")]

@@ -3,9 +3,11 @@
 mod arguments;
 mod commands;
 mod device;
+mod device_timing;
 mod error;
 mod output;
 mod picture;
+mod roofline;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,15 @@
-//! Whether CUDA can be used on this machine, asked without starting a backend.
+//! What is particular to CUDA: whether it is there, asked without starting a backend, and access
+//! to its buffers.
+
+#[cfg(feature = "cuda")]
+use burn::backend::Cuda;
+#[cfg(feature = "cuda")]
+use burn::tensor::Bytes;
+use burn::tensor::Tensor;
+#[cfg(feature = "cuda")]
+use burn_cubecl::CubeBackend;
+#[cfg(feature = "cuda")]
+use cubecl::cuda::CudaRuntime;
 
 /// Number of CUDA devices that answer; 0 where the driver or NVRTC is missing, or where the
 /// feature `cuda` is not compiled in.
@@ -53,4 +64,34 @@ pub fn cache_kernels() -> bool {
     }
     #[cfg(not(feature = "cuda"))]
     false
+}
+
+/// Fills the buffer of a float tensor with NaN in place, whoever else holds it; returns whether
+/// that could be done, which is on a CUDA device only.
+///
+/// For measurements: a captured graph writes to the buffers of its capture, and a result that is
+/// NaN before a replay shows whether the replay wrote it.
+pub fn overwrite_with_nan<const D: usize>(tensor: Tensor<D>) -> bool {
+    #[cfg(feature = "cuda")]
+    {
+        let Ok(tensor) = tensor.try_into_primitive::<Cuda>() else {
+            return false;
+        };
+        #[cfg(feature = "fusion")]
+        let tensor = {
+            let client = tensor.client.clone();
+            client.resolve_tensor_float::<CubeBackend<CudaRuntime>>(tensor)
+        };
+        // All bits set are a NaN in f32, f16 and bf16.
+        let bytes = vec![u8::MAX; tensor.handle.size_in_used() as usize];
+        tensor
+            .client
+            .write(&tensor.handle, Bytes::from_bytes_vec(bytes));
+        true
+    }
+    #[cfg(not(feature = "cuda"))]
+    {
+        drop(tensor);
+        false
+    }
 }

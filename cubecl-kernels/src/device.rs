@@ -5,6 +5,7 @@ use cubecl::ir::FloatKind;
 use cubecl::prelude::*;
 
 use crate::error::{KernelError, Missing};
+use crate::ptx::MmaElement;
 
 /// Bytes of one element of `dtype`.
 ///
@@ -30,6 +31,36 @@ pub(crate) fn element_bytes<R: Runtime>(
         return Err(missing);
     }
     Ok(bytes)
+}
+
+/// The element type in which tensor cores multiply `dtype`.
+///
+/// # Errors
+///
+/// [`KernelError::Unavailable`] if the kernels for tensor cores can not run: they are written in
+/// PTX for compute capability 8.0 and above.
+pub(crate) fn mma_element<R: Runtime>(
+    client: &ComputeClient<R>,
+    dtype: ElemType,
+) -> Result<MmaElement, KernelError> {
+    let missing = KernelError::Unavailable(Missing::TensorCores(dtype));
+    let (element, operand) = match dtype {
+        ElemType::Float(FloatKind::BF16) => (MmaElement::Bf16, dtype),
+        ElemType::Float(FloatKind::F16) => (MmaElement::F16, dtype),
+        ElemType::Float(FloatKind::F32) => (MmaElement::Tf32, ElemType::Float(FloatKind::TF32)),
+        _ => return Err(missing),
+    };
+    let supported = &client.properties().features.matmul.mma;
+    let runs = supported.iter().any(|config| {
+        (config.m, config.n, config.k) == (16, 8, element.depth() as u32)
+            && config.a_type == operand
+            && config.b_type == operand
+            && config.cd_type == ElemType::Float(FloatKind::F32)
+    });
+    if R::name(client) != "cuda" || !runs {
+        return Err(missing);
+    }
+    Ok(element)
 }
 
 /// Address type for operands of at most `elements` elements.

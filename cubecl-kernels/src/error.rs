@@ -110,6 +110,15 @@ pub enum Missing {
         /// Cubes that the device offers along that axis.
         limit: usize,
     },
+    /// Tensor cores with asynchronous copies (CUDA, compute capability 8.0 and above), for an
+    /// element type.
+    TensorCores(
+        /// The element type.
+        ElemType,
+    ),
+    /// Tensor-core kernels for the layout of the operands: they need rows that start at multiples
+    /// of 4 bytes (16 for few tokens) and an axis of stride one.
+    TensorLayout,
     /// 64-bit addresses, for operands of more than `u32::MAX` elements.
     WideAddresses {
         /// Elements in the largest operand.
@@ -129,6 +138,13 @@ impl fmt::Display for Missing {
             }
             Missing::Cubes { required, limit } => {
                 write!(f, "{required} cubes along one axis (it has {limit})")
+            }
+            Missing::TensorCores(dtype) => write!(f, "tensor cores for {dtype:?}"),
+            Missing::TensorLayout => {
+                write!(
+                    f,
+                    "tensor-core kernels for the strides and sizes of these operands"
+                )
             }
             Missing::WideAddresses { elements } => {
                 write!(f, "64-bit addresses (an operand has {elements} elements)")

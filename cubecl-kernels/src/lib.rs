@@ -22,14 +22,19 @@
 //! Operands are `f32`, `f16` or `bf16`; every sum is taken in `f32`; intermediates are stored in
 //! the element type of the operands.
 
+mod activation;
 mod context;
 mod couple;
+mod coupled_product;
 mod device;
 mod error;
 mod format;
+mod mma;
 mod operand;
 mod product;
+mod ptx;
 mod strategy;
+mod stream;
 mod zero;
 
 pub mod blast;
@@ -37,6 +42,7 @@ pub mod low_rank;
 pub mod matmul;
 pub mod monarch;
 
+pub use activation::Activation;
 pub use error::{KernelError, Missing, Requirement};
 pub use format::{BlastDims, LowRankDims, MonarchDims, OutputOrder, UnknownOutputOrder};
 pub use strategy::Strategy;

@@ -4,6 +4,7 @@
 
 use cubecl::prelude::*;
 
+use crate::activation::Activation;
 use crate::context::Context;
 use crate::error::KernelError;
 use crate::operand::View;
@@ -57,6 +58,7 @@ pub fn matmul<R: Runtime>(
         out: View::blocks(&output),
         split: None,
         bias: None,
+        activation: Activation::None,
     };
     let planned = PlannedProduct::new(&context, problem)?;
     planned.launch(

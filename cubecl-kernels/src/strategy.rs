@@ -11,6 +11,12 @@ pub enum Strategy {
     Auto,
     /// One unit per output element. Slow, runs everywhere, and is easy to read.
     Naive,
-    /// Tiles staged through shared memory, several outputs per unit.
+    /// Tiles staged through shared memory, several outputs per unit, without tensor cores.
     Tiled,
+    /// Tensor cores of compute capability 8.0 and above: tiles for many tokens, streams for few.
+    /// `f32` operands are rounded to tf32, which [`Strategy::Auto`] never does.
+    TensorCores,
+    /// Tensor cores of compute capability 9.0, for every product of several tokens whose operands
+    /// have the layout that its tensor maps need; other products as [`Strategy::TensorCores`].
+    Hopper,
 }

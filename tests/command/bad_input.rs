@@ -58,23 +58,7 @@ impl Place {
     /// Runs and checks the complaint.
     fn refuses(&self, arguments: &[&str], parts: &[&str]) {
         let before = self.files();
-        let finished = blr(arguments);
-        assert_eq!(finished.code, Some(2), "{arguments:?}: {}", finished.stderr);
-        assert_eq!(finished.stdout, "", "{arguments:?}");
-        let lines = finished
-            .stderr
-            .lines()
-            .filter(|line| !line.is_empty())
-            .count();
-        assert_eq!(lines, 1, "{arguments:?}: {}", finished.stderr);
-        for part in parts {
-            assert!(
-                finished.stderr.contains(part),
-                "{part} is not in {}",
-                finished.stderr
-            );
-        }
-        assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
+        blr(arguments).expect_refusal(parts);
         assert_eq!(self.files(), before, "{arguments:?} left something");
     }
 

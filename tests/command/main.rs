@@ -11,6 +11,12 @@ mod bad_input;
 mod bench;
 mod compress;
 mod demo;
+#[allow(
+    dead_code,
+    reason = "the command's tests only ask whether a GPU is there"
+)]
+#[path = "../harness/devices.rs"]
+mod devices;
 mod dit;
 mod eval;
 mod forward;

@@ -12,7 +12,18 @@ pub struct Finished {
 
 /// Runs `blr` on the CPU, so that results do not depend on the machine.
 pub fn blr(arguments: &[&str]) -> Finished {
-    let output = command(arguments).output().unwrap();
+    finish(command(arguments))
+}
+
+/// Runs `blr` on the first CUDA device.
+pub fn blr_on_cuda(arguments: &[&str]) -> Finished {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_blr"));
+    command.args(arguments).args(["--device", "cuda"]);
+    finish(command)
+}
+
+fn finish(mut command: Command) -> Finished {
+    let output = command.output().unwrap();
     Finished {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -35,6 +46,22 @@ impl Finished {
     pub fn expect_success(self) -> Self {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
         self
+    }
+
+    /// Fails unless the command said why not, in one line that holds all of `parts`.
+    pub fn expect_refusal(self, parts: &[&str]) {
+        assert_eq!(self.code, Some(2), "{}", self.stderr);
+        assert_eq!(self.stdout, "");
+        let lines = self.stderr.lines().filter(|line| !line.is_empty());
+        assert_eq!(lines.count(), 1, "{}", self.stderr);
+        for part in parts {
+            assert!(
+                self.stderr.contains(part),
+                "{part} is not in {}",
+                self.stderr
+            );
+        }
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
     }
 }
 

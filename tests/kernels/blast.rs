@@ -16,9 +16,12 @@ on_every_device! {
     forward_matches_reference_when_sizes_share_no_factor_with_a_tile
     forward_matches_reference_when_sizes_fill_tiles
     forward_matches_reference_for_strided_tensors
+    forward_matches_reference_on_tensor_cores
+    forward_applies_the_activation_after_the_bias
     backward_matches_reference_when_sizes_share_no_factor_with_a_tile
     backward_matches_reference_when_sizes_fill_tiles
     backward_matches_reference_for_strided_tensors
+    backward_matches_reference_on_tensor_cores
     no_tokens_give_zero_gradients
 }
 
@@ -70,7 +73,6 @@ fn check_forward<R: Runtime>(
     let dims = dims(sizes);
     let (n, m) = (dims.in_features(), dims.out_features());
     let data = Data::new(&dims, tokens, setting.dtype);
-    let inner = setting.output(client, &dims.scratch_shape(tokens));
     let coupled = setting.output(client, &dims.scratch_shape(tokens));
     let output = setting.output(client, &[tokens, m]);
     let operands = BlastForward {
@@ -79,7 +81,7 @@ fn check_forward<R: Runtime>(
         s: setting.input(client, &dims.s_shape(), &data.s.values),
         v: setting.input(client, &dims.v_shape(), &data.v.values),
         bias: with_bias.then(|| setting.input(client, &[m], &data.bias.values)),
-        inner: inner.binding(),
+        activation: setting.activation,
         coupled: coupled.binding(),
         output: output.binding(),
     };
@@ -100,7 +102,7 @@ fn check_forward<R: Runtime>(
         &data.s.values,
         &data.v.values,
     );
-    let expected = reference::forward(&dims, tokens, x, u, s, v, bias);
+    let expected = setting.expected(reference::forward(&dims, tokens, x, u, s, v, bias));
     let z = data.inner(&dims, dtype).coupled(&data.s, dtype);
     let composed = z
         .product(&data.u.transposed(), dtype)
@@ -111,10 +113,9 @@ fn check_forward<R: Runtime>(
         &what,
         &output.read(client),
         &expected,
-        &composed.values,
+        &setting.composed(composed.values),
         FORWARD,
     );
-    inner.read(client);
     coupled.read(client);
 }
 
@@ -127,7 +128,7 @@ fn check_backward<R: Runtime>(
     let dims = dims(sizes);
     let (n, m) = (dims.in_features(), dims.out_features());
     let data = Data::new(&dims, tokens, setting.dtype);
-    let scratch = [(); 3].map(|()| setting.output(client, &dims.scratch_shape(tokens)));
+    let scratch = [(); 2].map(|()| setting.output(client, &dims.scratch_shape(tokens)));
     let grad_input = setting.output(client, &[tokens, n]);
     let grad_u = setting.output(client, &dims.u_shape());
     let grad_s = setting.output(client, &dims.s_shape());
@@ -140,7 +141,6 @@ fn check_backward<R: Runtime>(
         v: setting.input(client, &dims.v_shape(), &data.v.values),
         inner: scratch[0].binding(),
         coupled: scratch[1].binding(),
-        grad_coupled: scratch[2].binding(),
         grad_input: grad_input.binding(),
         grad_u: grad_u.binding(),
         grad_s: grad_s.binding(),
@@ -262,4 +262,42 @@ fn backward_matches_reference_for_strided_tensors<R: Runtime>(client: &ComputeCl
 fn no_tokens_give_zero_gradients<R: Runtime>(client: &ComputeClient<R>) {
     let setting = Setting::plain(Dtype::F32, Strategy::Auto);
     check_backward(client, setting, (3, 13, 57, 39), 0);
+}
+
+/// Rows of whole copies, but no whole tiles: for one block of few, of 16, and in between; of a depth
+/// that couples in one kernel and of one that does not.
+const TENSOR_SIZES: [Sizes; 5] = [
+    (1, 8, 16, 24),
+    (3, 24, 120, 168),
+    (9, 40, 648, 216),
+    (16, 72, 384, 640),
+    (2, 136, 528, 400),
+];
+
+fn forward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::tensor_cores().into_iter().chain(Setting::hopper()) {
+        for sizes in TENSOR_SIZES {
+            for tokens in [1, 7, 16, 31, 33, 197] {
+                check_forward(client, setting, sizes, tokens, tokens % 2 == 1);
+            }
+        }
+    }
+}
+
+fn forward_applies_the_activation_after_the_bias<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::activated() {
+        check_forward(client, setting, (2, 24, 48, 80), 5, true);
+        check_forward(client, setting, (2, 24, 48, 80), 70, true);
+    }
+}
+
+fn backward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<R>) {
+    for dtype in [Dtype::F16, Dtype::Bf16] {
+        let setting = Setting::plain(dtype, Strategy::TensorCores);
+        for sizes in TENSOR_SIZES {
+            for tokens in [1, 33, 197] {
+                check_backward(client, setting, sizes, tokens);
+            }
+        }
+    }
 }

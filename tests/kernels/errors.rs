@@ -3,7 +3,7 @@
 use cubecl::ir::IntKind;
 use cubecl::prelude::*;
 use cubecl_kernels::low_rank::{self, LowRankForward};
-use cubecl_kernels::{KernelError, LowRankDims, Missing, Requirement, Strategy};
+use cubecl_kernels::{Activation, KernelError, LowRankDims, Missing, Requirement, Strategy};
 
 use crate::harness::clients::on_every_device;
 use crate::harness::dtype::Dtype;
@@ -31,6 +31,7 @@ fn operands<R: Runtime>(client: &ComputeClient<R>, output: &DeviceTensor<R>) -> 
         u: junk(&[5, 2]),
         v: junk(&[2, 4]),
         bias: Some(junk(&[5])),
+        activation: Activation::None,
         inner: junk(&[TOKENS, 2]),
         output: output.binding(),
     }

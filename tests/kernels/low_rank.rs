@@ -17,9 +17,12 @@ on_every_device! {
     forward_matches_reference_when_sizes_share_no_factor_with_a_tile
     forward_matches_reference_when_sizes_fill_tiles
     forward_matches_reference_for_strided_tensors
+    forward_matches_reference_on_tensor_cores
+    forward_applies_the_activation_after_the_bias
     backward_matches_reference_when_sizes_share_no_factor_with_a_tile
     backward_matches_reference_when_sizes_fill_tiles
     backward_matches_reference_for_strided_tensors
+    backward_matches_reference_on_tensor_cores
     backward_accepts_a_gradient_that_is_broadcast
     no_tokens_give_zero_gradients
 }
@@ -63,6 +66,7 @@ fn check_forward<R: Runtime>(
         u: setting.input(client, &dims.u_shape(), &data.u.values),
         v: setting.input(client, &dims.v_shape(), &data.v.values),
         bias: with_bias.then(|| setting.input(client, &[m], &data.bias.values)),
+        activation: setting.activation,
         inner: inner.binding(),
         output: output.binding(),
     };
@@ -78,7 +82,7 @@ fn check_forward<R: Runtime>(
     }
     let bias = with_bias.then_some(data.bias.values.as_slice());
     let (x, u, v) = (&data.input.values, &data.u.values, &data.v.values);
-    let expected = reference::forward(&dims, tokens, x, u, v, bias);
+    let expected = setting.expected(reference::forward(&dims, tokens, x, u, v, bias));
     let composed = data
         .input
         .product(&data.v.transposed(), dtype)
@@ -89,7 +93,7 @@ fn check_forward<R: Runtime>(
         &what,
         &output.read(client),
         &expected,
-        &composed.values,
+        &setting.composed(composed.values),
         FORWARD,
     );
     inner.read(client);
@@ -250,6 +254,42 @@ fn no_tokens_give_zero_gradients<R: Runtime>(client: &ComputeClient<R>) {
         for written in [Layout::Contiguous, Layout::Padded, Layout::Transposed] {
             setting.written = written;
             check_backward(client, setting, (13, 71, 37), 0);
+        }
+    }
+}
+
+/// Rank, input and output features: rows of whole copies of 16, 8 and 4 bytes, but no whole tiles.
+const TENSOR_SIZES: [(usize, usize, usize); 4] = [
+    (8, 16, 24),
+    (136, 264, 200),
+    (76, 300, 132),
+    (150, 514, 310),
+];
+
+fn forward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::tensor_cores().into_iter().chain(Setting::hopper()) {
+        for sizes in TENSOR_SIZES {
+            for tokens in [1, 7, 16, 31, 33, 197] {
+                check_forward(client, setting, sizes, tokens, tokens % 2 == 1);
+            }
+        }
+    }
+}
+
+fn forward_applies_the_activation_after_the_bias<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::activated() {
+        check_forward(client, setting, (24, 48, 80), 5, true);
+        check_forward(client, setting, (24, 48, 80), 70, true);
+    }
+}
+
+fn backward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<R>) {
+    for dtype in [Dtype::F16, Dtype::Bf16] {
+        let setting = Setting::plain(dtype, Strategy::TensorCores);
+        for sizes in TENSOR_SIZES {
+            for tokens in [1, 33, 197] {
+                check_backward(client, setting, sizes, tokens);
+            }
         }
     }
 }

@@ -16,9 +16,12 @@ on_every_device! {
     forward_matches_reference_when_sizes_share_no_factor_with_a_tile
     forward_matches_reference_when_sizes_fill_tiles
     forward_matches_reference_for_strided_tensors
+    forward_matches_reference_on_tensor_cores
+    forward_applies_the_activation_after_the_bias
     backward_matches_reference_when_sizes_share_no_factor_with_a_tile
     backward_matches_reference_when_sizes_fill_tiles
     backward_matches_reference_for_strided_tensors
+    backward_matches_reference_on_tensor_cores
     no_tokens_give_zero_gradients
 }
 
@@ -77,6 +80,7 @@ fn check_forward<R: Runtime>(
         right: setting.input(client, &dims.right_shape(), &data.right.values),
         left: setting.input(client, &dims.left_shape(), &data.left.values),
         bias: with_bias.then(|| setting.input(client, &[m], &data.bias.values)),
+        activation: setting.activation,
         inner: inner.binding(),
         output: output.binding(),
     };
@@ -92,7 +96,7 @@ fn check_forward<R: Runtime>(
     }
     let bias = with_bias.then_some(data.bias.values.as_slice());
     let (x, right, left) = (&data.input.values, &data.right.values, &data.left.values);
-    let expected = reference::forward(&dims, tokens, x, right, left, bias);
+    let expected = setting.expected(reference::forward(&dims, tokens, x, right, left, bias));
     let blocks = data
         .inner(&dims, dtype)
         .product(&data.left.transposed(), dtype);
@@ -106,7 +110,7 @@ fn check_forward<R: Runtime>(
         &what,
         &output.read(client),
         &expected,
-        &composed.values,
+        &setting.composed(composed.values),
         FORWARD,
     );
     inner.read(client);
@@ -286,4 +290,46 @@ fn backward_matches_reference_for_strided_tensors<R: Runtime>(client: &ComputeCl
 fn no_tokens_give_zero_gradients<R: Runtime>(client: &ComputeClient<R>) {
     let setting = Setting::plain(Dtype::F32, Strategy::Auto);
     check_backward(client, setting, (3, 15, 57, 39), OutputOrder::Contiguous, 0);
+}
+
+/// Rows of whole copies, but no whole tiles; parts of 1, 6, 8 and 24 ranks.
+const TENSOR_SIZES: [Sizes; 4] = [
+    (8, 8, 128, 192),
+    (4, 24, 160, 224),
+    (16, 128, 384, 640),
+    (3, 72, 264, 600),
+];
+
+fn forward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::tensor_cores().into_iter().chain(Setting::hopper()) {
+        for sizes in TENSOR_SIZES {
+            for tokens in [1, 16, 31, 33, 197] {
+                let order = match tokens % 2 {
+                    0 => OutputOrder::Contiguous,
+                    _ => OutputOrder::Interleaved,
+                };
+                check_forward(client, setting, sizes, order, tokens, tokens % 3 == 1);
+            }
+            check_forward(client, setting, sizes, OutputOrder::Contiguous, 67, true);
+        }
+    }
+}
+
+fn forward_applies_the_activation_after_the_bias<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::activated() {
+        let order = OutputOrder::Interleaved;
+        check_forward(client, setting, (2, 24, 48, 80), order, 5, true);
+        check_forward(client, setting, (2, 24, 48, 80), order, 70, true);
+    }
+}
+
+fn backward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<R>) {
+    for dtype in [Dtype::F16, Dtype::Bf16] {
+        let setting = Setting::plain(dtype, Strategy::TensorCores);
+        for sizes in TENSOR_SIZES {
+            for tokens in [1, 33, 197] {
+                check_backward(client, setting, sizes, OutputOrder::Contiguous, tokens);
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What every operation is run with.
 
 use cubecl::prelude::*;
-use cubecl_kernels::{KernelError, Missing, Strategy};
+use cubecl_kernels::{Activation, KernelError, Missing, Strategy};
 
 use crate::harness::clients::skip;
 use crate::harness::dtype::Dtype;
@@ -16,6 +16,7 @@ pub struct Setting {
     pub read: Layout,
     /// Of the tensors that are written, scratch included.
     pub written: Layout,
+    pub activation: Activation,
 }
 
 impl Setting {
@@ -26,6 +27,55 @@ impl Setting {
             strategy,
             read: Layout::Contiguous,
             written: Layout::Contiguous,
+            activation: Activation::None,
+        }
+    }
+
+    /// Tensor cores with every element type they multiply, contiguous.
+    pub fn tensor_cores() -> [Self; 3] {
+        [Dtype::F16, Dtype::Bf16, Dtype::Tf32]
+            .map(|dtype| Self::plain(dtype, Strategy::TensorCores))
+    }
+
+    /// The tensor cores of compute capability 9.0, contiguous; on others a visible skip.
+    pub fn hopper() -> [Self; 2] {
+        [Dtype::F16, Dtype::Bf16].map(|dtype| Self::plain(dtype, Strategy::Hopper))
+    }
+
+    /// Every activation with every strategy.
+    pub fn activated() -> Vec<Self> {
+        let activations = [Activation::Gelu, Activation::GeluTanh, Activation::Silu];
+        let plain = [
+            Self::plain(Dtype::F32, Strategy::Naive),
+            Self::plain(Dtype::F32, Strategy::Tiled),
+            Self::plain(Dtype::F16, Strategy::TensorCores),
+            Self::plain(Dtype::F16, Strategy::Hopper),
+        ];
+        let every = |activation| {
+            plain.map(|plain| Self {
+                activation,
+                ..plain
+            })
+        };
+        activations.into_iter().flat_map(every).collect()
+    }
+
+    /// The reference with the activation applied.
+    pub fn expected(&self, values: Vec<f64>) -> Vec<f64> {
+        values
+            .into_iter()
+            .map(|value| activated(value, self.activation))
+            .collect()
+    }
+
+    /// The plain composition with the activation applied, as one more rounded operation.
+    pub fn composed(&self, values: Vec<f64>) -> Vec<f64> {
+        match self.activation {
+            Activation::None => values,
+            activation => {
+                let apply = |value| self.dtype.round(activated(value, activation));
+                values.into_iter().map(apply).collect()
+            }
         }
     }
 
@@ -54,6 +104,7 @@ impl Setting {
                     strategy,
                     read,
                     written,
+                    activation: Activation::None,
                 })
             })
             .collect()
@@ -80,11 +131,50 @@ impl Setting {
     pub fn ran(&self, result: Result<(), KernelError>) -> bool {
         match result {
             Ok(()) => true,
-            Err(KernelError::Unavailable(missing @ Missing::ElementType(_))) => {
+            Err(KernelError::Unavailable(
+                missing @ (Missing::ElementType(_) | Missing::TensorCores(_)),
+            )) => {
                 skip(&format!("{self:?}"), &missing.to_string());
                 false
             }
             Err(error) => panic!("{self:?}: {error}"),
         }
+    }
+}
+
+/// The activation in `f64`.
+fn activated(y: f64, activation: Activation) -> f64 {
+    match activation {
+        Activation::None => y,
+        Activation::Gelu => y * normal_cumulative(y),
+        Activation::GeluTanh => {
+            0.5 * y
+                * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (y + 0.044715 * y.powi(3))).tanh())
+        }
+        Activation::Silu => y / (1.0 + (-y).exp()),
+    }
+}
+
+/// `Φ(y)` by its series, `1/2 + φ(y) (y + y³/3 + y⁵/(3·5) + …)`.
+fn normal_cumulative(y: f64) -> f64 {
+    if y.abs() > 9.0 {
+        return if y > 0.0 { 1.0 } else { 0.0 };
+    }
+    let (mut term, mut sum) = (y, y);
+    for n in 1..400 {
+        term *= y * y / (2 * n + 1) as f64;
+        sum += term;
+    }
+    0.5 + sum * (-y * y / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
+}
+
+#[test]
+fn the_series_gives_the_normal_distribution() {
+    for (y, expected) in [
+        (0.0, 0.5),
+        (1.0, 0.841_344_746_068_543),
+        (-3.0, 0.001_349_898_031_630_1),
+    ] {
+        assert!((normal_cumulative(y) - expected).abs() < 1e-14, "{y}");
     }
 }

@@ -8,6 +8,7 @@
 )]
 
 mod case;
+mod cuda;
 #[path = "../harness/devices.rs"]
 mod devices;
 mod forward;

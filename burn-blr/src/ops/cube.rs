@@ -9,8 +9,8 @@ use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
 use cubecl::prelude::TensorBinding;
 use cubecl_kernels::{
-    BlastDims, KernelError, LowRankDims, MonarchDims, OutputOrder, Strategy, blast, low_rank,
-    matmul, monarch,
+    Activation, BlastDims, KernelError, LowRankDims, MonarchDims, OutputOrder, Strategy, blast,
+    low_rank, matmul, monarch,
 };
 
 use super::{Bias, BlrBackend, plain};
@@ -34,6 +34,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 u: binding(&u),
                 v: binding(&v),
                 bias: bias_binding(&bias),
+                activation: Activation::None,
                 inner: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
@@ -92,6 +93,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 right: binding(&right),
                 left: binding(&left),
                 bias: bias_binding(&bias),
+                activation: Activation::None,
                 inner: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
@@ -145,7 +147,6 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         let launch = || {
             let dims = blast_dims(&u, &v)?;
             let tokens = input.meta.shape()[0];
-            let scratch = dims.scratch_shape(tokens);
             let output = empty(&input, [tokens, dims.out_features()]);
             let operands = blast::BlastForward {
                 input: binding(&input),
@@ -153,8 +154,8 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 s: binding(&s),
                 v: binding(&v),
                 bias: bias_binding(&bias),
-                inner: empty(&input, scratch).binding(),
-                coupled: empty(&input, scratch).binding(),
+                activation: Activation::None,
+                coupled: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
             blast::forward(&input.client, operands, &dims, element(&input), &STRATEGY)?;
@@ -195,7 +196,6 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 v: binding(&v),
                 inner: empty(&input, scratch).binding(),
                 coupled: empty(&input, scratch).binding(),
-                grad_coupled: empty(&input, scratch).binding(),
                 grad_input: binding(&gradients.0),
                 grad_u: binding(&gradients.1),
                 grad_s: binding(&gradients.2),

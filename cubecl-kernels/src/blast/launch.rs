@@ -3,8 +3,10 @@
 use cubecl::prelude::*;
 
 use super::problem;
+use crate::activation::Activation;
 use crate::context::{Context, tokens_of};
 use crate::couple::{PlannedCouple, PlannedCoupleGradient};
+use crate::coupled_product::{CoupledOperands, PlannedCoupledProduct};
 use crate::error::KernelError;
 use crate::format::BlastDims;
 use crate::product::{PlannedProduct, ProductOperands};
@@ -24,8 +26,8 @@ pub struct BlastForward<R: Runtime> {
     pub v: TensorBinding<R>,
     /// `[out]`.
     pub bias: Option<TensorBinding<R>>,
-    /// Scratch, `[b, tokens, r]`: holds `Y` afterwards.
-    pub inner: TensorBinding<R>,
+    /// Applied to each output.
+    pub activation: Activation,
     /// Scratch, `[b, tokens, r]`: holds `Z` afterwards.
     pub coupled: TensorBinding<R>,
     /// Written, `[tokens, out]`.
@@ -47,10 +49,8 @@ pub struct BlastBackward<R: Runtime> {
     pub v: TensorBinding<R>,
     /// Scratch, `[b, tokens, r]`: holds `Y` afterwards.
     pub inner: TensorBinding<R>,
-    /// Scratch, `[b, tokens, r]`: holds `Z`, then the gradient of `Y`.
+    /// Scratch, `[b, tokens, r]`: holds `Z`, then its gradient, then the gradient of `Y`.
     pub coupled: TensorBinding<R>,
-    /// Scratch, `[b, tokens, r]`: holds the gradient of `Z` afterwards.
-    pub grad_coupled: TensorBinding<R>,
     /// Written, `[tokens, in]`.
     pub grad_input: TensorBinding<R>,
     /// Written, `[b, out/b, r]`.
@@ -63,8 +63,9 @@ pub struct BlastBackward<R: Runtime> {
 
 /// Computes the BLAST product of the [module](super).
 ///
-/// Sums in `f32`; `inner` and `coupled` are stored in `dtype`. Launches a batched product, the
-/// coupling and another batched product; nothing for zero tokens.
+/// Sums in `f32`; `Z` is stored in `dtype`, as is `Y` on the way unless tokens are few. Launches the
+/// product with its coupling, or one after the other, and the product after it; nothing for zero
+/// tokens.
 ///
 /// # Errors
 ///
@@ -86,7 +87,7 @@ pub fn forward<R: Runtime>(
         s,
         v,
         bias,
-        inner,
+        activation,
         coupled,
         output,
     } = operands;
@@ -95,30 +96,29 @@ pub fn forward<R: Runtime>(
     context.input("s", &s, &dims.s_shape())?;
     context.input("v", &v, &dims.v_shape())?;
     context.bias(&bias, dims.out_features())?;
-    context.output("inner", &inner, &dims.scratch_shape(tokens))?;
     context.output("coupled", &coupled, &dims.scratch_shape(tokens))?;
     context.output("output", &output, &[tokens, dims.out_features()])?;
     if tokens == 0 {
         return Ok(());
     }
 
-    let first = problem::inner(dims, tokens, &input, &v, &inner);
-    let first = PlannedProduct::new(&context, first)?;
-    let couple = problem::coupled(dims, tokens, &s, &inner, &coupled);
-    let couple = PlannedCouple::new(&context, couple)?;
-    let second = problem::output(dims, tokens, &coupled, &u, bias.as_ref(), &output);
+    // `Y`, where it is stored at all, lies where its couplings will.
+    let product = problem::inner(dims, tokens, &input, &v, &coupled);
+    let couple = problem::coupled(dims, tokens, &s, &coupled, &coupled);
+    let first = PlannedCoupledProduct::new(&context, product, couple)?;
+    let bias_and_activation = (bias.as_ref(), activation);
+    let second = problem::output(dims, tokens, &coupled, &u, bias_and_activation, &output);
     let second = PlannedProduct::new(&context, second)?;
 
     first.launch(
         &context,
-        ProductOperands {
+        CoupledOperands {
             lhs: input,
             rhs: v,
-            bias: None,
-            out: inner.clone(),
+            coupling: s,
+            out: coupled.clone(),
         },
     );
-    couple.launch(&context, s, inner, coupled.clone());
     second.launch(
         &context,
         ProductOperands {
@@ -159,7 +159,6 @@ pub fn backward<R: Runtime>(
         v,
         inner,
         coupled,
-        grad_coupled,
         ..
     } = operands;
     let BlastBackward {
@@ -176,7 +175,6 @@ pub fn backward<R: Runtime>(
     context.input("v", &v, &dims.v_shape())?;
     context.output("inner", &inner, &dims.scratch_shape(tokens))?;
     context.output("coupled", &coupled, &dims.scratch_shape(tokens))?;
-    context.output("grad_coupled", &grad_coupled, &dims.scratch_shape(tokens))?;
     context.output("grad_input", &grad_input, &[tokens, dims.in_features()])?;
     context.output("grad_u", &grad_u, &dims.u_shape())?;
     context.output("grad_s", &grad_s, &dims.s_shape())?;
@@ -196,18 +194,19 @@ pub fn backward<R: Runtime>(
         &coupled,
         &grad_u,
     ))?;
+    // Once the gradient of `u` is there, `Z` has served its purpose: its memory takes its own
+    // gradient, and then that of `Y`.
+    let (grad_coupled, grad_inner) = (&coupled, &coupled);
     let to_grad_coupled = plan(problem::grad_coupled(
         dims,
         tokens,
         &grad_output,
         &u,
-        &grad_coupled,
+        grad_coupled,
     ))?;
-    let to_grad_s = problem::grad_s(dims, tokens, &grad_coupled, &inner, &grad_s);
+    let to_grad_s = problem::grad_s(dims, tokens, grad_coupled, &inner, &grad_s);
     let to_grad_s = PlannedCoupleGradient::new(&context, to_grad_s)?;
-    // `Z` has served its purpose by then, so its memory takes the gradient of `Y`.
-    let grad_inner = &coupled;
-    let to_grad_inner = problem::grad_inner(dims, tokens, &s, &grad_coupled, grad_inner);
+    let to_grad_inner = problem::grad_inner(dims, tokens, &s, grad_coupled, grad_inner);
     let to_grad_inner = PlannedCouple::new(&context, to_grad_inner)?;
     let to_grad_v = plan(problem::grad_v(dims, tokens, grad_inner, &input, &grad_v))?;
     let to_grad_input = plan(problem::grad_input(
@@ -230,11 +229,11 @@ pub fn backward<R: Runtime>(
         );
     };
     product(to_inner, input.clone(), v.clone(), inner.clone());
-    to_coupled.launch(&context, s.clone(), inner.clone(), coupled.clone());
+    to_coupled.launch(&context, s.clone(), inner.clone(), Some(coupled.clone()));
     product(to_grad_u, grad_output.clone(), coupled.clone(), grad_u);
-    product(to_grad_coupled, grad_output, u, grad_coupled.clone());
-    to_grad_s.launch(&context, grad_coupled.clone(), inner, grad_s);
-    to_grad_inner.launch(&context, s, grad_coupled, coupled.clone());
+    product(to_grad_coupled, grad_output, u, coupled.clone());
+    to_grad_s.launch(&context, coupled.clone(), inner, grad_s);
+    to_grad_inner.launch(&context, s, coupled.clone(), None);
     product(to_grad_v, coupled.clone(), input, grad_v);
     product(to_grad_input, coupled, v, grad_input);
     Ok(())

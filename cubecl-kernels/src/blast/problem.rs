@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use crate::activation::Activation;
 use crate::couple::{CoupleGradientProblem, CoupleProblem};
 use crate::format::BlastDims;
 use crate::operand::View;
@@ -26,6 +27,7 @@ fn over_tokens(
         out,
         split: None,
         bias: None,
+        activation: Activation::None,
     }
 }
 
@@ -69,7 +71,7 @@ pub(super) fn output<R: Runtime>(
     tokens: usize,
     coupled: &TensorBinding<R>,
     u: &TensorBinding<R>,
-    bias: Option<&TensorBinding<R>>,
+    (bias, activation): (Option<&TensorBinding<R>>, Activation),
     output: &TensorBinding<R>,
 ) -> ProductProblem {
     let views = [
@@ -83,6 +85,7 @@ pub(super) fn output<R: Runtime>(
     });
     ProductProblem {
         bias,
+        activation,
         ..over_tokens(dims, tokens, dims.block_out(), dims.rank(), views)
     }
 }

@@ -8,7 +8,9 @@ use super::kernel::tiled::tiled_couple;
 use super::plan::CouplePlan;
 use super::problem::CoupleProblem;
 use crate::context::Context;
-use crate::device::{check_cube, cubes_for_elements};
+use crate::coupled_product::couple::couple;
+use crate::coupled_product::geometry::CoupledGeometry;
+use crate::device::{check_cube, cube_count, cubes_for_elements};
 use crate::error::KernelError;
 use crate::operand::{View, buffer};
 
@@ -33,14 +35,24 @@ impl PlannedCouple {
         context: &Context<'_, R>,
         problem: CoupleProblem,
     ) -> Result<Self, KernelError> {
-        let plan = CouplePlan::new(&problem, context.element_bytes, context.strategy);
+        let client = context.client;
+        let plan = CouplePlan::new(
+            client,
+            &problem,
+            context.dtype,
+            context.element_bytes,
+            context.strategy,
+        )?;
         let outputs = problem.blocks * problem.tokens * problem.rank;
-        let items = match &plan {
-            CouplePlan::Naive => outputs,
-            CouplePlan::Tiled(blueprint) => blueprint.items(&problem),
+        let count_items = |items| {
+            check_cube(client, UNITS as usize, 0)?;
+            cubes_for_elements(client, items, UNITS as usize)
         };
-        check_cube(context.client, UNITS as usize, 0)?;
-        let count = cubes_for_elements(context.client, items, UNITS as usize)?;
+        let count = match &plan {
+            CouplePlan::Naive => count_items(problem.tokens * problem.rank)?,
+            CouplePlan::Tiled(blueprint) => count_items(blueprint.items(&problem))?,
+            CouplePlan::Mma(tile) => cube_count(client, tile.cubes(problem.tokens, problem.rank))?,
+        };
         let address = context.address_type(outputs)?;
         Ok(Self {
             problem,
@@ -50,13 +62,13 @@ impl PlannedCouple {
         })
     }
 
-    /// Starts the coupling and returns at once.
+    /// Starts the coupling and returns at once; without `out`, it replaces `source`.
     pub fn launch<R: Runtime>(
         self,
         context: &Context<'_, R>,
         coupling: TensorBinding<R>,
         source: TensorBinding<R>,
-        out: TensorBinding<R>,
+        out: Option<TensorBinding<R>>,
     ) {
         let Self {
             problem,
@@ -64,9 +76,11 @@ impl PlannedCouple {
             count,
             address,
         } = self;
-        let (coupling, source, out) = (buffer(coupling), buffer(source), buffer(out));
+        let (coupling, source) = (buffer(coupling), buffer(source));
+        // Position 1 is that of the source in every kernel.
+        let out = out.map_or_else(|| BufferArg::alias(1, source.len()), buffer);
         let sizes = [problem.blocks, problem.tokens, problem.rank];
-        let geometry = geometry(sizes, [problem.coupling, problem.source, problem.out]);
+        let views = [problem.coupling, problem.source, problem.out];
         let dim = CubeDim::new_1d(UNITS);
         match plan {
             // SAFETY: the operands' shapes, strides and buffers have been checked by the context
@@ -80,11 +94,12 @@ impl PlannedCouple {
                     coupling,
                     source,
                     out,
-                    geometry,
+                    geometry(sizes, views),
+                    problem.blocks,
                     context.dtype,
                 );
             },
-            // SAFETY: as above; loads are clamped to the last block and token, stores are masked,
+            // SAFETY: as above; loads are clamped to the last token, stores are masked,
             // and vectors are used only where sizes, strides and addresses are multiples of them.
             CouplePlan::Tiled(blueprint) => unsafe {
                 tiled_couple::launch_unchecked::<R>(
@@ -96,8 +111,25 @@ impl PlannedCouple {
                     coupling,
                     source,
                     out,
-                    geometry,
+                    geometry(sizes, views),
                     blueprint,
+                    context.dtype,
+                );
+            },
+            // SAFETY: as above; copies outside the source write zeros instead of reading, stores
+            // are masked, and eight ranks are moved at once only where sizes, strides and addresses
+            // are multiples of eight.
+            CouplePlan::Mma(tile) => unsafe {
+                couple::launch_unchecked::<R>(
+                    context.client,
+                    count,
+                    CubeDim::new_1d(tile.units as u32),
+                    address,
+                    coupling,
+                    source,
+                    out,
+                    CoupledGeometry::launch(sizes, views),
+                    tile,
                     context.dtype,
                 );
             },

@@ -3,17 +3,19 @@
 use cubecl::prelude::*;
 
 use super::problem::CoupleProblem;
-use crate::device::check_cube;
+use crate::coupled_product::plan::CoupleTile;
+use crate::device::{check_cube, mma_element};
 use crate::error::KernelError;
 use crate::operand::View;
+use crate::ptx::MmaElement;
 use crate::strategy::Strategy;
 
 /// Tokens up to which one unit per output is faster: there is nothing to share yet.
 const FEW_TOKENS: usize = 16;
 /// `f32` sums that a unit keeps in registers.
 const SUMS: usize = 64;
-/// Output blocks that a unit sums at once, at most.
-const OUTPUTS: usize = 16;
+/// Blocks that a unit of the tiled kernel sums at once, at most.
+const MAX_BLOCKS: usize = 16;
 
 /// The kernel for one coupling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +24,8 @@ pub(crate) enum CouplePlan {
     Naive,
     /// [`super::kernel::tiled`].
     Tiled(CoupleBlueprint),
+    /// [`crate::coupled_product::couple`].
+    Mma(CoupleTile),
 }
 
 /// Everything about the tiled kernel that is known when it is compiled.
@@ -41,7 +45,7 @@ pub(crate) struct CoupleBlueprint {
 impl CoupleBlueprint {
     /// Fits the unit's tile to the block count and the rank; both belong to the layer.
     fn for_problem(problem: &CoupleProblem, element_bytes: usize) -> Self {
-        let outputs = problem.blocks.min(OUTPUTS);
+        let outputs = problem.blocks;
         let views = [problem.coupling, problem.source, problem.out];
         let fits = |vector: &usize| {
             outputs * vector <= SUMS / 2
@@ -62,21 +66,52 @@ impl CoupleBlueprint {
 
     /// Work items: one per unit.
     pub fn items(&self, problem: &CoupleProblem) -> usize {
-        problem.blocks.div_ceil(self.outputs)
-            * problem.tokens.div_ceil(self.tokens)
-            * (problem.rank / self.vector)
+        problem.tokens.div_ceil(self.tokens) * (problem.rank / self.vector)
     }
 }
 
 impl CouplePlan {
     /// Chooses the kernel for `problem`.
-    pub fn new(problem: &CoupleProblem, element_bytes: usize, strategy: &Strategy) -> Self {
-        match strategy {
-            Strategy::Naive => CouplePlan::Naive,
-            Strategy::Auto if problem.tokens <= FEW_TOKENS => CouplePlan::Naive,
-            Strategy::Auto | Strategy::Tiled => {
-                CouplePlan::Tiled(CoupleBlueprint::for_problem(problem, element_bytes))
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device can not run what `strategy` asks for.
+    pub fn new<R: Runtime>(
+        client: &ComputeClient<R>,
+        problem: &CoupleProblem,
+        dtype: ElemType,
+        element_bytes: usize,
+        strategy: &Strategy,
+    ) -> Result<Self, KernelError> {
+        let tiled = || match problem.blocks {
+            // A unit's sums would not fit its registers.
+            blocks if blocks > MAX_BLOCKS => CouplePlan::Naive,
+            _ => CouplePlan::Tiled(CoupleBlueprint::for_problem(problem, element_bytes)),
+        };
+        let without = || match problem.tokens {
+            ..=FEW_TOKENS => CouplePlan::Naive,
+            _ => tiled(),
+        };
+        let tensor_cores = || {
+            let element = mma_element(client, dtype)?;
+            if element == MmaElement::Tf32 {
+                // Couplings are never rounded to tf32: there would be little to gain.
+                return Ok(tiled());
             }
+            let tile = CoupleTile::new(problem, element)?;
+            check_cube(client, tile.units, tile.shared_bytes())?;
+            Ok(CouplePlan::Mma(tile))
+        };
+        match strategy {
+            Strategy::Naive => Ok(CouplePlan::Naive),
+            Strategy::Tiled => Ok(tiled()),
+            Strategy::TensorCores | Strategy::Hopper => tensor_cores(),
+            // Only here may the device choose: it may lack tensor cores, or room for the tile.
+            Strategy::Auto if element_bytes > MmaElement::Bf16.bytes() => Ok(without()),
+            Strategy::Auto => match tensor_cores() {
+                Err(KernelError::Unavailable(_)) => Ok(without()),
+                planned => planned,
+            },
         }
     }
 }
@@ -137,7 +172,8 @@ impl CoupleGradientPlan {
         };
         match strategy {
             Strategy::Naive => Ok(CoupleGradientPlan::Naive),
-            Strategy::Tiled => tiled(),
+            // There is no kernel for tensor cores.
+            Strategy::Tiled | Strategy::TensorCores | Strategy::Hopper => tiled(),
             Strategy::Auto => match tiled() {
                 // Only here may the device choose: it may be too small for the cube.
                 Err(KernelError::Unavailable(_)) => Ok(CoupleGradientPlan::Naive),

@@ -3,6 +3,7 @@
 use cubecl::prelude::*;
 
 use super::problem;
+use crate::activation::Activation;
 use crate::context::{Context, tokens_of};
 use crate::error::KernelError;
 use crate::format::LowRankDims;
@@ -21,6 +22,8 @@ pub struct LowRankForward<R: Runtime> {
     pub v: TensorBinding<R>,
     /// `[out]`.
     pub bias: Option<TensorBinding<R>>,
+    /// Applied to each output.
+    pub activation: Activation,
     /// Scratch, `[tokens, r]`: holds `Y = x vᵀ` afterwards.
     pub inner: TensorBinding<R>,
     /// Written, `[tokens, out]`.
@@ -73,6 +76,7 @@ pub fn forward<R: Runtime>(
         u,
         v,
         bias,
+        activation,
         inner,
         output,
     } = operands;
@@ -88,7 +92,14 @@ pub fn forward<R: Runtime>(
 
     let first = problem::inner(dims, tokens, &input, &v, &inner);
     let first = PlannedProduct::new(&context, first)?;
-    let second = problem::output(dims, tokens, &inner, &u, bias.as_ref(), &output);
+    let second = problem::output(
+        dims,
+        tokens,
+        &inner,
+        &u,
+        (bias.as_ref(), activation),
+        &output,
+    );
     let second = PlannedProduct::new(&context, second)?;
 
     first.launch(

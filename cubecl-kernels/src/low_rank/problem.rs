@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use crate::activation::Activation;
 use crate::format::LowRankDims;
 use crate::operand::View;
 use crate::product::{BiasView, ProductProblem, TokenAxis};
@@ -20,6 +21,7 @@ fn over_tokens(tokens: usize, columns: usize, depth: usize, views: [View; 3]) ->
         out,
         split: None,
         bias: None,
+        activation: Activation::None,
     }
 }
 
@@ -54,7 +56,7 @@ pub(super) fn output<R: Runtime>(
     tokens: usize,
     inner: &TensorBinding<R>,
     u: &TensorBinding<R>,
-    bias: Option<&TensorBinding<R>>,
+    (bias, activation): (Option<&TensorBinding<R>>, Activation),
     output: &TensorBinding<R>,
 ) -> ProductProblem {
     let views = [
@@ -68,6 +70,7 @@ pub(super) fn output<R: Runtime>(
     });
     ProductProblem {
         bias,
+        activation,
         ..over_tokens(tokens, dims.out_features(), dims.rank(), views)
     }
 }

@@ -3,6 +3,7 @@
 use cubecl::prelude::*;
 
 use super::problem;
+use crate::activation::Activation;
 use crate::context::{Context, tokens_of};
 use crate::error::KernelError;
 use crate::format::MonarchDims;
@@ -21,6 +22,8 @@ pub struct MonarchForward<R: Runtime> {
     pub left: TensorBinding<R>,
     /// `[out]`, in the order of the output features.
     pub bias: Option<TensorBinding<R>>,
+    /// Applied to each output.
+    pub activation: Activation,
     /// Scratch, `[b, tokens, r]`: holds `Z` afterwards.
     pub inner: TensorBinding<R>,
     /// Written, `[tokens, out]`.
@@ -74,6 +77,7 @@ pub fn forward<R: Runtime>(
         right,
         left,
         bias,
+        activation,
         inner,
         output,
     } = operands;
@@ -89,7 +93,14 @@ pub fn forward<R: Runtime>(
 
     let first = problem::inner(dims, tokens, &input, &right, &inner);
     let first = PlannedProduct::new(&context, first)?;
-    let second = problem::output(dims, tokens, &inner, &left, bias.as_ref(), &output);
+    let second = problem::output(
+        dims,
+        tokens,
+        &inner,
+        &left,
+        (bias.as_ref(), activation),
+        &output,
+    );
     let second = PlannedProduct::new(&context, second)?;
 
     first.launch(

@@ -6,6 +6,7 @@
 
 use cubecl::prelude::*;
 
+use crate::activation::Activation;
 use crate::format::{MonarchDims, OutputOrder};
 use crate::operand::View;
 use crate::product::{BiasView, ColumnSplit, ProductProblem, TokenAxis};
@@ -71,6 +72,7 @@ fn over_tokens(
         out,
         split: None,
         bias: None,
+        activation: Activation::None,
     }
 }
 
@@ -100,7 +102,7 @@ pub(super) fn output<R: Runtime>(
     tokens: usize,
     inner: &TensorBinding<R>,
     left: &TensorBinding<R>,
-    bias: Option<&TensorBinding<R>>,
+    (bias, activation): (Option<&TensorBinding<R>>, Activation),
     output: &TensorBinding<R>,
 ) -> ProductProblem {
     let views = [
@@ -111,6 +113,7 @@ pub(super) fn output<R: Runtime>(
     let bias = bias.map(|bias| bias_blocks(dims, bias));
     ProductProblem {
         bias,
+        activation,
         ..over_tokens(dims, tokens, dims.block_out(), dims.rank(), views)
     }
 }

@@ -1,16 +1,21 @@
 //! Plans a product, then starts it.
 
 use cubecl::prelude::*;
+use cubecl::zspace::{shape, strides};
 
 use super::kernel::geometry::{AxesLaunch, GeometryLaunch};
+use super::kernel::mma::mma_product;
 use super::kernel::naive::naive_product;
 use super::kernel::tiled::tiled_product;
+use super::kernel::wgmma::wgmma_product;
 use super::plan::ProductPlan;
 use super::problem::ProductProblem;
+use super::wgmma_plan::{DEPTH, ROWS, UNITS};
 use crate::context::Context;
 use crate::device::{check_cube, cube_count, cubes_for_elements};
 use crate::error::KernelError;
 use crate::operand::{View, buffer};
+use crate::stream::kernel::stream_product;
 
 /// Units per cube of the naive kernel.
 const NAIVE_UNITS: u32 = 256;
@@ -46,7 +51,13 @@ impl PlannedProduct {
         problem: ProductProblem,
     ) -> Result<Self, KernelError> {
         let client = context.client;
-        let plan = ProductPlan::new(client, &problem, context.element_bytes, context.strategy)?;
+        let plan = ProductPlan::new(
+            client,
+            &problem,
+            context.dtype,
+            context.element_bytes,
+            context.strategy,
+        )?;
         let outputs = problem.batches * problem.rows * problem.columns;
         let count = match &plan {
             ProductPlan::Naive => {
@@ -54,6 +65,11 @@ impl PlannedProduct {
                 cubes_for_elements(client, outputs, NAIVE_UNITS as usize)?
             }
             ProductPlan::Tiled(blueprint) => cube_count(client, blueprint.tile.cubes(&problem))?,
+            ProductPlan::Mma(blueprint) => cube_count(client, blueprint.cubes(&problem))?,
+            ProductPlan::Wgmma(blueprint) => {
+                cube_count(client, [blueprint.cubes(client, &problem), 1, 1])?
+            }
+            ProductPlan::Stream(blueprint) => cube_count(client, blueprint.cubes(&problem))?,
         };
         let address = context.address_type(outputs)?;
         Ok(Self {
@@ -72,9 +88,36 @@ impl PlannedProduct {
             count,
             address,
         } = self;
-        let (lhs, rhs) = (buffer(operands.lhs), buffer(operands.rhs));
         let (bias, out) = (operands.bias.map(buffer), buffer(operands.out));
+        let (lhs, rhs) = (operands.lhs, operands.rhs);
         match plan {
+            ProductPlan::Wgmma(blueprint) => {
+                let rows = [problem.batches, problem.rows, problem.depth];
+                let columns = [problem.batches, problem.columns, problem.depth];
+                let lhs = tensor_map(context, lhs, problem.lhs, rows, ROWS);
+                let view = problem.rhs.transposed();
+                let rhs = tensor_map(context, rhs, view, columns, blueprint.columns);
+                // SAFETY: the operands' shapes, strides and buffers have been checked by the context
+                // that the plan was made in; tensor maps end where the operands do, stores are masked,
+                // and several elements are stored at once only where sizes, strides and addresses are
+                // multiples of their number.
+                unsafe {
+                    wgmma_product::launch_unchecked::<R>(
+                        context.client,
+                        count,
+                        CubeDim::new_1d(UNITS as u32),
+                        address,
+                        blueprint.columns / 2,
+                        lhs,
+                        rhs,
+                        bias.into(),
+                        out,
+                        geometry(&problem),
+                        blueprint,
+                        context.dtype,
+                    );
+                }
+            }
             // SAFETY: the operands' shapes, strides and buffers have been checked by the context
             // that the plan was made in, and the kernel reads and writes no element outside them:
             // it ends beyond the last output, and sums over the depth alone.
@@ -84,12 +127,13 @@ impl PlannedProduct {
                     count,
                     CubeDim::new_1d(NAIVE_UNITS),
                     address,
-                    lhs,
-                    rhs,
+                    buffer(lhs),
+                    buffer(rhs),
                     bias.into(),
                     out,
                     geometry(&problem),
                     problem.split.is_some(),
+                    problem.activation,
                     context.dtype,
                 );
             },
@@ -104,8 +148,43 @@ impl PlannedProduct {
                     blueprint.lhs.vector,
                     blueprint.rhs.vector,
                     blueprint.out_vector,
-                    lhs,
-                    rhs,
+                    buffer(lhs),
+                    buffer(rhs),
+                    bias.into(),
+                    out,
+                    geometry(&problem),
+                    blueprint,
+                    context.dtype,
+                );
+            },
+            // SAFETY: as above; copies outside the operands write zeros instead of reading, stores
+            // are masked, and runs of several elements are copied or stored only where sizes,
+            // strides and addresses are multiples of them.
+            ProductPlan::Mma(blueprint) => unsafe {
+                mma_product::launch_unchecked::<R>(
+                    context.client,
+                    count,
+                    CubeDim::new_1d(blueprint.tile.units() as u32),
+                    address,
+                    buffer(lhs),
+                    buffer(rhs),
+                    bias.into(),
+                    out,
+                    geometry(&problem),
+                    blueprint,
+                    context.dtype,
+                );
+            },
+            // SAFETY: as above; loads of lines past the end are clamped to the last one, loads
+            // past the depth or the tokens are left out, and stores are masked.
+            ProductPlan::Stream(blueprint) => unsafe {
+                stream_product::launch_unchecked::<R>(
+                    context.client,
+                    count,
+                    CubeDim::new_1d(blueprint.units() as u32),
+                    address,
+                    buffer(lhs),
+                    buffer(rhs),
                     bias.into(),
                     out,
                     geometry(&problem),
@@ -117,7 +196,34 @@ impl PlannedProduct {
     }
 }
 
-fn geometry<R: Runtime>(problem: &ProductProblem) -> GeometryLaunch<R> {
+/// A tensor map of `[batch, line, depth]` that copies `lines` lines by 128 bytes at a time, with
+/// what lies outside as zeros.
+fn tensor_map<R: Runtime>(
+    context: &Context<'_, R>,
+    binding: TensorBinding<R>,
+    view: View,
+    [batches, lines, depth]: [usize; 3],
+    tile: usize,
+) -> TensorMapArg<R, Tiled> {
+    // A single block may have any stride but zero.
+    let batch = if batches == 1 {
+        lines * view.row
+    } else {
+        view.batch
+    };
+    let tensor = TensorBinding {
+        shape: shape![batches, lines, depth],
+        strides: strides![batch, view.row, 1],
+        ..binding
+    };
+    let box_of = TiledArgs {
+        tile_size: shape![1, tile, DEPTH],
+    };
+    TensorMapArg::new(box_of, tensor.into_tensor_arg(), context.dtype)
+        .with_swizzle(TensorMapSwizzle::B128)
+}
+
+pub(crate) fn geometry<R: Runtime>(problem: &ProductProblem) -> GeometryLaunch<R> {
     let axes = |view: View| AxesLaunch::new(view.batch, view.row, view.column);
     let (part, part_stride) = problem
         .split

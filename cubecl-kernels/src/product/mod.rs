@@ -7,11 +7,14 @@
 //! needs one.
 
 mod cost;
-mod kernel;
+pub(crate) mod kernel;
 mod launch;
+pub(crate) mod mma_plan;
 mod plan;
 mod problem;
+pub(crate) mod wgmma_plan;
 
 pub(crate) use cost::product_flops;
 pub(crate) use launch::{PlannedProduct, ProductOperands};
+pub(crate) use plan::Along;
 pub(crate) use problem::{BiasView, ColumnSplit, ProductProblem, TokenAxis};

@@ -2,11 +2,16 @@
 
 use cubecl::prelude::*;
 
+use super::mma_plan::MmaBlueprint;
 use super::problem::{ProductProblem, TokenAxis};
-use crate::device::check_cube;
-use crate::error::KernelError;
+use super::wgmma_plan::WgmmaBlueprint;
+use crate::activation::Activation;
+use crate::device::{check_cube, mma_element};
+use crate::error::{KernelError, Missing};
 use crate::operand::View;
+use crate::ptx::MmaElement;
 use crate::strategy::Strategy;
+use crate::stream::plan::StreamBlueprint;
 
 /// Neighbouring outputs of a unit: four `f32` are one vector load from shared memory.
 pub(crate) const GROUP: usize = 4;
@@ -22,6 +27,20 @@ pub(crate) enum ProductPlan {
     Naive,
     /// [`super::kernel::tiled`].
     Tiled(TiledBlueprint),
+    /// [`super::kernel::mma`].
+    Mma(MmaBlueprint),
+    /// [`super::kernel::wgmma`].
+    Wgmma(WgmmaBlueprint),
+    /// [`crate::stream`].
+    Stream(StreamBlueprint),
+}
+
+/// When the kernel for compute capability 9.0 is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hopper {
+    Never,
+    WhereFaster,
+    WherePossible,
 }
 
 /// Everything about the tiled kernel that is known when it is compiled.
@@ -37,6 +56,8 @@ pub(crate) struct TiledBlueprint {
     pub out_vector: usize,
     /// Whether the columns of `C` are split.
     pub split: bool,
+    /// Applied to each sum.
+    pub activation: Activation,
 }
 
 /// What one cube computes at a time.
@@ -245,6 +266,7 @@ impl TiledBlueprint {
             rhs: rhs.staging(&tile, tile.columns, element_bytes),
             out_vector: out_vector(problem, element_bytes),
             split: problem.split.is_some(),
+            activation: problem.activation,
         }
     }
 
@@ -276,6 +298,7 @@ impl ProductPlan {
     pub fn new<R: Runtime>(
         client: &ComputeClient<R>,
         problem: &ProductProblem,
+        dtype: ElemType,
         element_bytes: usize,
         strategy: &Strategy,
     ) -> Result<Self, KernelError> {
@@ -285,14 +308,54 @@ impl ProductPlan {
             blueprint.validate(client)?;
             Ok(ProductPlan::Tiled(blueprint))
         };
+        let tensor_cores = |hopper_rule: Hopper| {
+            let element = mma_element(client, dtype)?;
+            if let Some(blueprint) = StreamBlueprint::new(client, problem, element)? {
+                return Ok(ProductPlan::Stream(blueprint));
+            }
+            let portable = MmaBlueprint::for_problem(client, problem, element);
+            let hopper = || WgmmaBlueprint::for_problem(client, problem, dtype, element);
+            let hopper = match hopper_rule {
+                Hopper::Never => None,
+                Hopper::WhereFaster => hopper().ok(),
+                Hopper::WherePossible => match hopper() {
+                    Err(KernelError::Unavailable(Missing::TensorLayout)) => None,
+                    planned => Some(planned?),
+                },
+            };
+            match (hopper, portable) {
+                (Some((blueprint, seconds)), Ok((_, portable)))
+                    if hopper_rule == Hopper::WherePossible || seconds < portable =>
+                {
+                    Ok(ProductPlan::Wgmma(blueprint))
+                }
+                (Some((blueprint, _)), Err(_)) => Ok(ProductPlan::Wgmma(blueprint)),
+                (_, portable) => portable.map(|(blueprint, _)| ProductPlan::Mma(blueprint)),
+            }
+        };
+        // The one place where the device decides, step by step: it may lack tensor cores or the
+        // kernels for these operands, or be too small for any tile.
         match strategy {
             Strategy::Naive => Ok(ProductPlan::Naive),
             Strategy::Tiled => tiled(),
-            Strategy::Auto => match tiled() {
-                // The one place where the device decides: it may be too small for any tile.
-                Err(KernelError::Unavailable(_)) => Ok(ProductPlan::Naive),
-                planned => planned,
-            },
+            Strategy::TensorCores => tensor_cores(Hopper::Never),
+            Strategy::Hopper => tensor_cores(Hopper::WherePossible),
+            Strategy::Auto => {
+                let exact = element_bytes > MmaElement::Bf16.bytes();
+                let planned = if exact {
+                    tiled()
+                } else {
+                    tensor_cores(Hopper::WhereFaster)
+                };
+                let planned = match planned {
+                    Err(KernelError::Unavailable(_)) if !exact => tiled(),
+                    planned => planned,
+                };
+                match planned {
+                    Err(KernelError::Unavailable(_)) => Ok(ProductPlan::Naive),
+                    planned => planned,
+                }
+            }
         }
     }
 }
@@ -325,6 +388,7 @@ mod tests {
                 stride: tokens * rank,
             }),
             bias: None,
+            activation: Activation::None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a batched product computes.
 
+use crate::activation::Activation;
 use crate::operand::View;
 
 /// `C[p, row, column] = Σ_k A[p, row, k] B[p, k, column] + bias[p, column]`.
@@ -25,6 +26,29 @@ pub(crate) struct ProductProblem {
     pub split: Option<ColumnSplit>,
     /// Strides of the bias, if one is added.
     pub bias: Option<BiasView>,
+    /// Applied to each sum, after the bias.
+    pub activation: Activation,
+}
+
+impl ProductProblem {
+    /// The same problem with its token count rounded up to a power of two, or to a multiple of
+    /// 1024.
+    pub fn with_rounded_tokens(self) -> Self {
+        let round = |tokens: usize| match tokens {
+            0..=1024 => tokens.next_power_of_two(),
+            _ => tokens.next_multiple_of(1024),
+        };
+        match self.tokens {
+            TokenAxis::Rows => Self {
+                rows: round(self.rows),
+                ..self
+            },
+            TokenAxis::Depth => Self {
+                depth: round(self.depth),
+                ..self
+            },
+        }
+    }
 }
 
 /// The axis of a product that counts tokens.

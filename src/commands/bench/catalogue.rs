@@ -1,6 +1,9 @@
 //! The layers that are timed: those of arXiv:2512.20861 at its block counts, ranks and tokens.
 
 use burn_blr::{Method, OutputOrder, Structure};
+use serde::Serialize;
+
+use crate::output::Table;
 
 /// One linear layer of a network.
 pub struct Layer {
@@ -129,6 +132,70 @@ impl Layer {
             },
         }
     }
+}
+
+/// The layers as other programs read them.
+#[derive(Serialize)]
+pub struct Listing {
+    layers: Vec<Listed>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    layer: &'static str,
+    tokens: usize,
+    #[serde(rename = "in")]
+    in_features: usize,
+    #[serde(rename = "out")]
+    out_features: usize,
+    low_rank_rank: usize,
+    monarch_blocks: usize,
+    monarch_rank: usize,
+    blast_blocks: usize,
+    blast_rank: usize,
+}
+
+/// What `--list --json` writes.
+pub fn listing(layers: &[&Layer]) -> Listing {
+    let listed = |layer: &&Layer| Listed {
+        layer: layer.name,
+        tokens: layer.tokens,
+        in_features: layer.in_features,
+        out_features: layer.out_features,
+        low_rank_rank: layer.rank,
+        monarch_blocks: layer.monarch_blocks,
+        monarch_rank: layer.monarch_rank,
+        blast_blocks: layer.blast_blocks,
+        blast_rank: layer.rank,
+    };
+    Listing {
+        layers: layers.iter().map(listed).collect(),
+    }
+}
+
+/// What `--list` prints.
+pub fn table(layers: &[&Layer]) -> Table {
+    let mut table = Table::new([
+        "layer",
+        "tokens",
+        "in",
+        "out",
+        "low-rank r",
+        "monarch b, r",
+        "blast b, r",
+    ]);
+    for layer in layers {
+        table.row([
+            layer.name.to_string(),
+            layer.tokens.to_string(),
+            layer.in_features.to_string(),
+            layer.out_features.to_string(),
+            layer.rank.to_string(),
+            format!("{}, {}", layer.monarch_blocks, layer.monarch_rank),
+            format!("{}, {}", layer.blast_blocks, layer.rank),
+        ]);
+    }
+    table
 }
 
 #[cfg(test)]

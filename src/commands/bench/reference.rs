@@ -15,10 +15,11 @@ pub fn relative_error(
     output: &Tensor<2>,
 ) -> Result<f64, CommandError> {
     let [tokens, _] = input.dims();
+    let factors = factors(layer)?;
     let (mut difference, mut norm) = (0.0, 0.0);
     for check in 0..CHECKED_TOKENS.min(tokens) {
         let token = check * (tokens - 1) / (CHECKED_TOKENS - 1).max(1);
-        let expected = product(layer, &host(input.clone().narrow(0, token, 1))?)?;
+        let expected = product(layer, &factors, &host(input.clone().narrow(0, token, 1))?);
         let found = host(output.clone().narrow(0, token, 1))?;
         for (expected, found) in expected.iter().zip(found) {
             difference += (expected - found).powi(2);
@@ -28,27 +29,36 @@ pub fn relative_error(
     Ok((difference / norm).sqrt())
 }
 
-/// One row through the layer, by the formulas of its structure.
-fn product(layer: &BlrLinear, x: &[f64]) -> Result<Vec<f64>, CommandError> {
+/// The weights on the host, those next to the input last.
+fn factors(layer: &BlrLinear) -> Result<Vec<Vec<f64>>, CommandError> {
     match layer {
-        BlrLinear::Dense(layer) => {
+        BlrLinear::Dense(layer) => Ok(vec![host(layer.weight.val())?]),
+        BlrLinear::LowRank(layer) => Ok(vec![host(layer.u.val())?, host(layer.v.val())?]),
+        BlrLinear::Monarch(layer) => Ok(vec![host(layer.left.val())?, host(layer.right.val())?]),
+        BlrLinear::Blast(layer) => Ok(vec![
+            host(layer.u.val())?,
+            host(layer.s.val())?,
+            host(layer.v.val())?,
+        ]),
+    }
+}
+
+/// One row through the layer, by the formulas of its structure.
+fn product(layer: &BlrLinear, factors: &[Vec<f64>], x: &[f64]) -> Vec<f64> {
+    match (layer, factors) {
+        (BlrLinear::Dense(layer), [weight]) => {
             let [_, out_features] = layer.weight.dims();
-            let weight = host(layer.weight.val())?; // [in, out]
             let mut y = vec![0.0; out_features];
             for (x, row) in x.iter().zip(weight.chunks_exact(out_features)) {
                 for (y, weight) in y.iter_mut().zip(row) {
                     *y += x * weight;
                 }
             }
-            Ok(y)
+            y
         }
-        BlrLinear::LowRank(layer) => Ok(apply(
-            &host(layer.u.val())?,
-            &apply(&host(layer.v.val())?, x),
-        )),
-        BlrLinear::Monarch(layer) => {
+        (BlrLinear::LowRank(_), [u, v]) => apply(u, &apply(v, x)),
+        (BlrLinear::Monarch(layer), [left, right]) => {
             let [blocks, rank, block_in] = layer.right.dims();
-            let (right, left) = (host(layer.right.val())?, host(layer.left.val())?);
             let part = rank / blocks;
             let mut z = vec![0.0; blocks * rank];
             for (i, x) in x.chunks_exact(block_in).enumerate() {
@@ -59,16 +69,11 @@ fn product(layer: &BlrLinear, x: &[f64]) -> Result<Vec<f64>, CommandError> {
             }
             let block = left.len() / blocks;
             let blocks = left.chunks_exact(block).zip(z.chunks_exact(rank));
-            Ok(blocks.flat_map(|(left, z)| apply(left, z)).collect())
+            blocks.flat_map(|(left, z)| apply(left, z)).collect()
         }
-        BlrLinear::Blast(layer) => {
+        (BlrLinear::Blast(layer), [u, s, v]) => {
             let [blocks, block_out, rank] = layer.u.dims();
             let [_, _, block_in] = layer.v.dims();
-            let (u, s, v) = (
-                host(layer.u.val())?,
-                host(layer.s.val())?,
-                host(layer.v.val())?,
-            );
             let y: Vec<Vec<f64>> = x
                 .chunks_exact(block_in)
                 .zip(v.chunks_exact(rank * block_in))
@@ -85,8 +90,9 @@ fn product(layer: &BlrLinear, x: &[f64]) -> Result<Vec<f64>, CommandError> {
                 }
                 output.extend(apply(u, &z));
             }
-            Ok(output)
+            output
         }
+        (layer, _) => unreachable!("other factors than those of {:?}", layer.structure()),
     }
 }
 

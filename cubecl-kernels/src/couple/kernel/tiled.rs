@@ -7,8 +7,9 @@ use crate::couple::plan::CoupleBlueprint;
 
 /// `out[j, t, k] = Σ_i coupling[j, i, k] source[i, t, k]`, summed in `f32`.
 ///
-/// Neighbouring units take neighbouring ranks. Blocks and tokens past the end are read at the
-/// last valid place and never stored: a branch around each load would cost more.
+/// Neighbouring units take neighbouring ranks. A unit sums all output blocks before it stores any of
+/// them, so `out` may be `source` itself. Tokens past the end are read at the last one and never
+/// stored: a branch around each load would cost more.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(crate) fn tiled_couple<T: Float, N: Size>(
     coupling: &[Vector<T, N>],
@@ -24,12 +25,11 @@ pub(crate) fn tiled_couple<T: Float, N: Size>(
     let ranks = geometry.rank / vector;
     let groups = geometry.tokens.div_ceil(tokens);
     let position = ABSOLUTE_POS;
-    if position >= geometry.blocks.div_ceil(outputs) * groups * ranks {
+    if position >= groups * ranks {
         terminate!();
     }
     let k = (position % ranks) * vector;
-    let token = ((position / ranks) % groups) * tokens;
-    let j = (position / (ranks * groups)) * outputs;
+    let token = (position / ranks) * tokens;
 
     let mut sums = Array::<Vector<f32, N>>::new(comptime!(outputs * tokens));
     let mut values = Array::<Vector<f32, N>>::new(tokens);
@@ -45,9 +45,7 @@ pub(crate) fn tiled_couple<T: Float, N: Size>(
         }
         #[unroll]
         for o in 0..outputs {
-            let at = select(j + o < geometry.blocks, j + o, geometry.blocks - 1);
-            let s =
-                Vector::<f32, N>::cast_from(coupling[offset(&geometry.left, at, i, k) / vector]);
+            let s = Vector::<f32, N>::cast_from(coupling[offset(&geometry.left, o, i, k) / vector]);
             #[unroll]
             for t in 0..tokens {
                 sums[comptime!(o * tokens + t)] += s * values[t];
@@ -58,8 +56,8 @@ pub(crate) fn tiled_couple<T: Float, N: Size>(
     for o in 0..outputs {
         #[unroll]
         for t in 0..tokens {
-            if j + o < geometry.blocks && token + t < geometry.tokens {
-                let at = offset(&geometry.out, j + o, token + t, k) / vector;
+            if token + t < geometry.tokens {
+                let at = offset(&geometry.out, o, token + t, k) / vector;
                 out[at] = Vector::cast_from(sums[comptime!(o * tokens + t)]);
             }
         }

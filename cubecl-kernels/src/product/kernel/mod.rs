@@ -1,6 +1,8 @@
 //! The kernels of the batched product, from simple to fast.
 
 pub(crate) mod geometry;
+pub(crate) mod mma;
 pub(crate) mod naive;
 pub(crate) mod stage;
 pub(crate) mod tiled;
+pub(crate) mod wgmma;

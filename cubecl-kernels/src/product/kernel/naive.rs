@@ -3,6 +3,7 @@
 use cubecl::prelude::*;
 
 use super::geometry::{Geometry, out_offset};
+use crate::activation::{Activation, activate};
 
 /// Sums one element of `C` per unit, in `f32`, in the order of `k`.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -13,6 +14,7 @@ pub(crate) fn naive_product<T: Float>(
     out: &mut [T],
     geometry: Geometry,
     #[comptime] split: bool,
+    #[comptime] activation: Activation,
     #[define(T)] _dtype: ElemType,
 ) {
     let position = ABSOLUTE_POS;
@@ -36,5 +38,5 @@ pub(crate) fn naive_product<T: Float>(
         let offset = batch * geometry.bias_batch + column * geometry.bias_column;
         sum += f32::cast_from(bias[offset]);
     }
-    out[out_offset(&geometry, batch, row, column, split)] = T::cast_from(sum);
+    out[out_offset(&geometry, batch, row, column, split)] = T::cast_from(activate(sum, activation));
 }

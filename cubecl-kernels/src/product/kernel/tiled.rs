@@ -4,6 +4,7 @@ use cubecl::prelude::*;
 
 use super::geometry::{Geometry, out_offset};
 use super::stage::{fetch, place};
+use crate::activation::activate;
 use crate::product::plan::{GROUP, TiledBlueprint};
 
 /// Sums one tile of `C` per cube, in `f32`.
@@ -184,6 +185,7 @@ fn write<T: Float, O: Size>(
                                 + (at_column + e) * geometry.bias_column;
                             value += f32::cast_from(bias[offset]);
                         }
+                        let value = activate(value, blueprint.activation);
                         values.insert(e, T::cast_from(value));
                     }
                     let offset = out_offset(&geometry, batch, at_row, at_column, blueprint.split);

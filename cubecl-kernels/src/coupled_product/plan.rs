@@ -1,0 +1,276 @@
+//! Tiles of the coupled product.
+
+use cubecl::prelude::*;
+
+use crate::couple::CoupleProblem;
+use crate::device::check_cube;
+use crate::error::{KernelError, Missing};
+use crate::mma::accumulate::PlaneTile;
+use crate::mma::panel::Panel;
+use crate::operand::View;
+use crate::product::{Along, ProductProblem};
+use crate::ptx::MmaElement;
+use crate::stream::plan::streams;
+
+/// Blocks that one tensor-core product couples.
+pub(crate) const MAX_BLOCKS: usize = 16;
+
+/// Everything about the kernel that is known when it is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CoupledBlueprint {
+    pub tile: CoupledTile,
+    pub element: MmaElement,
+    /// At most [`MAX_BLOCKS`].
+    pub blocks: usize,
+    pub lhs: Panel,
+    pub rhs: Panel,
+}
+
+/// What one cube computes, for all blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CoupledTile {
+    /// Tokens, a multiple of 16.
+    pub rows: usize,
+    /// Ranks, a multiple of 16.
+    pub columns: usize,
+    /// What a plane computes of one block.
+    pub plane: PlaneTile,
+    /// Groups of planes that compute different blocks at a time.
+    pub groups: usize,
+    /// Panels of each operand in shared memory, for each group.
+    pub stages: usize,
+}
+
+impl CoupledTile {
+    pub const fn new(
+        rows: usize,
+        columns: usize,
+        plane: (usize, usize),
+        groups: usize,
+        stages: usize,
+    ) -> Self {
+        let plane = PlaneTile {
+            rows: plane.0,
+            columns: plane.1,
+        };
+        Self {
+            rows,
+            columns,
+            plane,
+            groups,
+            stages,
+        }
+    }
+
+    /// Planes of one group.
+    pub fn group_planes(&self) -> usize {
+        (self.rows / self.plane.rows) * (self.columns / self.plane.columns)
+    }
+
+    /// Units of one group.
+    pub fn group_units(&self) -> usize {
+        self.group_planes() * 32
+    }
+
+    /// Units in a cube.
+    pub fn units(&self) -> usize {
+        self.group_units() * self.groups
+    }
+}
+
+/// A tile of all blocks in shared memory, and who couples it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CoupleTile {
+    /// Tokens, a multiple of 8.
+    pub rows: usize,
+    /// Ranks, a multiple of 8.
+    pub columns: usize,
+    /// At most [`MAX_BLOCKS`].
+    pub blocks: usize,
+    pub element: MmaElement,
+    /// Units in a cube.
+    pub units: usize,
+}
+
+impl CoupleTile {
+    /// The tile for `problem`, which must have 16-bit elements, at most [`MAX_BLOCKS`] blocks, and
+    /// ranks that can be copied eight at a time.
+    ///
+    /// 32 tokens by 64 ranks and 256 units was the fastest of nine on an H100, or within 5 % of it,
+    /// from 785 to 16384 tokens and 128 to 1488 ranks.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the problem is not so.
+    pub fn new(problem: &CoupleProblem, element: MmaElement) -> Result<Self, KernelError> {
+        let octets = |view: View| {
+            view.column == 1 && view.allows_vectors(8, element.bytes(), [view.batch, view.row])
+        };
+        let possible = element != MmaElement::Tf32
+            && problem.blocks <= MAX_BLOCKS
+            && problem.rank.is_multiple_of(8)
+            && [problem.coupling, problem.source, problem.out]
+                .into_iter()
+                .all(octets);
+        if !possible {
+            return Err(KernelError::Unavailable(Missing::TensorLayout));
+        }
+        Ok(Self {
+            rows: 32,
+            columns: 64,
+            blocks: problem.blocks,
+            element,
+            units: 256,
+        })
+    }
+
+    /// Cubes along ranks and tokens.
+    pub fn cubes(&self, tokens: usize, ranks: usize) -> [usize; 3] {
+        [ranks.div_ceil(self.columns), tokens.div_ceil(self.rows), 1]
+    }
+
+    /// Bytes of one row: the ranks of one block and token.
+    pub fn row_bytes(&self) -> usize {
+        self.columns * self.element.bytes()
+    }
+
+    /// Bytes of shared memory.
+    pub fn shared_bytes(&self) -> usize {
+        self.blocks * self.rows * self.row_bytes()
+    }
+
+    /// Groups of eight ranks.
+    pub fn octets(&self) -> usize {
+        self.columns / 8
+    }
+
+    /// Chunks of a row that are permuted among each other: a power of two that divides their number.
+    pub fn permuted_octets(&self) -> usize {
+        1 << self.octets().trailing_zeros().min(3)
+    }
+
+    /// Groups of eight tokens that are coupled together.
+    pub fn run(&self) -> usize {
+        let tiles = self.rows / 8;
+        let splits = (self.units / 32).div_ceil(self.octets()).clamp(1, tiles);
+        tiles.div_ceil(splits)
+    }
+}
+
+/// Tiles of the coupled product that were fastest on some layer on an H100, from large to small.
+const CANDIDATES: [CoupledTile; 5] = [
+    CoupledTile::new(64, 64, (32, 32), 2, 3),
+    CoupledTile::new(32, 64, (32, 16), 1, 3),
+    CoupledTile::new(16, 16, (16, 16), 6, 3),
+    CoupledTile::new(32, 16, (16, 16), 3, 3),
+    CoupledTile::new(16, 16, (16, 16), 3, 3),
+];
+
+/// Bytes of `Y` above which storing it costs more than the smaller tiles that coupling at once
+/// allows; and below which the launch that it saves counts most.
+const LARGE_BYTES: usize = 64 << 20;
+const SMALL_BYTES: usize = 2 << 20;
+
+/// Bytes of depth above which large products are faster apart in any case.
+const DEEP_BYTES: usize = 512;
+
+impl CoupledBlueprint {
+    /// The blueprint for a product and its coupling, or nothing where both are faster apart.
+    ///
+    /// On an H100, bf16, us, one kernel against two (a product on tensor maps, and the coupling with
+    /// nothing in cache): 16384 tokens, 9 blocks of depth 128, rank 256: 90 against 110; 384 tokens,
+    /// 6 blocks of depth 128, rank 192: 4 against 7; but 1024 tokens, 16 blocks of depth 128, rank
+    /// 512: 20 against 21, and less where `Y` is found in cache.
+    pub fn for_problem<R: Runtime>(
+        client: &ComputeClient<R>,
+        product: &ProductProblem,
+        couple: &CoupleProblem,
+        element: MmaElement,
+    ) -> Option<Self> {
+        // The views of `Y` do not matter: it is never stored.
+        let couple = CoupleProblem {
+            source: couple.out,
+            ..*couple
+        };
+        CoupleTile::new(&couple, element).ok()?;
+        let bytes = couple.blocks * couple.tokens * couple.rank * element.bytes();
+        let large = bytes >= LARGE_BYTES && product.depth * element.bytes() <= DEEP_BYTES;
+        if !large && bytes > SMALL_BYTES {
+            return None;
+        }
+        let hardware = &client.properties().hardware;
+        let processors = hardware.num_streaming_multiprocessors.unwrap_or(1).max(1) as usize;
+        let class = product.with_rounded_tokens();
+        let fits = |tile: &CoupledTile| {
+            // A group without a block would only wait.
+            if tile.groups > couple.blocks {
+                return None;
+            }
+            let panel = |lines, view: View, line, depth| {
+                let along_depth = streams(view, line, depth, product.depth, element);
+                let units = tile.group_units();
+                let along = Along::Depth;
+                let panel = Panel {
+                    lines,
+                    along,
+                    copy_bytes: 16,
+                    element,
+                    units,
+                    every: 1,
+                };
+                (along_depth && panel.is_valid()).then_some(panel)
+            };
+            let (lhs, rhs) = (product.lhs, product.rhs);
+            let blueprint = Self {
+                tile: *tile,
+                element,
+                blocks: couple.blocks,
+                lhs: panel(tile.rows, lhs, lhs.row, lhs.column)?,
+                rhs: panel(tile.columns, rhs, rhs.column, rhs.row)?,
+            };
+            let room = check_cube(client, tile.units(), blueprint.shared_bytes());
+            room.is_ok().then_some(blueprint)
+        };
+        let possible: Vec<Self> = CANDIDATES.iter().filter_map(fits).collect();
+        // The largest tile that leaves no processor idle, else the smallest there is.
+        let fills = |blueprint: &&Self| {
+            blueprint
+                .cubes(class.rows, class.columns)
+                .iter()
+                .product::<usize>()
+                >= processors
+        };
+        possible.iter().find(fills).or(possible.last()).copied()
+    }
+
+    /// Cubes along ranks and tokens.
+    pub fn cubes(&self, tokens: usize, ranks: usize) -> [usize; 3] {
+        self.couple().cubes(tokens, ranks)
+    }
+
+    /// The tile of `Y` and of its couplings.
+    pub fn couple(&self) -> CoupleTile {
+        CoupleTile {
+            rows: self.tile.rows,
+            columns: self.tile.columns,
+            blocks: self.blocks,
+            element: self.element,
+            units: self.tile.units(),
+        }
+    }
+
+    /// Bytes of `Y` in shared memory.
+    pub fn inner_bytes(&self) -> usize {
+        self.couple().shared_bytes()
+    }
+
+    /// Bytes of shared memory that one step of depth takes.
+    pub fn stage_bytes(&self) -> usize {
+        self.lhs.bytes() + self.rhs.bytes()
+    }
+
+    /// Bytes of shared memory of a cube.
+    pub fn shared_bytes(&self) -> usize {
+        self.inner_bytes() + self.stage_bytes() * self.tile.stages * self.tile.groups
+    }
+}

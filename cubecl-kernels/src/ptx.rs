@@ -1,0 +1,351 @@
+//! The PTX instructions that the tensor-core kernels are made of (CUDA, compute capability 8.0 and
+//! above).
+//!
+//! Shared memory is addressed by 32-bit byte addresses, device memory by 64-bit ones: a kernel
+//! computes both once and then adds offsets that are known when it is compiled.
+
+use cubecl::intrinsic;
+use cubecl::prelude::*;
+
+/// Four 32-bit registers: a 16-byte access, or one operand of a tensor-core product.
+pub(crate) type Quad<T> = Vector<T, Const<4>>;
+
+/// The value of `x`.
+///
+/// `gpu_asm!` passes a mutable variable as a pointer to it.
+#[cube]
+pub(crate) fn value<T: CubePrimitive>(x: T) -> T {
+    intrinsic!(|scope| { x.read_value(scope).into() })
+}
+
+/// Byte address of `slice` in shared memory.
+#[cube]
+pub(crate) fn shared_address<T: CubePrimitive>(slice: &[T]) -> u32 {
+    let address: u32;
+    // SAFETY: the pointer is only turned into an address.
+    let pointer = unsafe { slice.as_ptr_unchecked() };
+    gpu_asm!(
+        "{{ .reg .u64 t; cvta.to.shared.u64 t, {pointer}; cvt.u32.u64 {address}, t; }}",
+        pointer = in(_) pointer, address = out(_) address, options(pure, nomem),
+    );
+    address
+}
+
+/// Byte address of `slice` in device memory.
+#[cube]
+pub(crate) fn global_address<T: CubePrimitive>(slice: &[T]) -> u64 {
+    let address: u64;
+    // SAFETY: the pointer is only turned into an address.
+    let pointer = unsafe { slice.as_ptr_unchecked() };
+    gpu_asm!(
+        "cvta.to.global.u64 {address}, {pointer};",
+        pointer = in(_) pointer, address = out(_) address, options(pure, nomem),
+    );
+    address
+}
+
+/// Byte address of `slice`, which is written, in device memory.
+#[cube]
+pub(crate) fn written_address<T: CubePrimitive>(slice: &mut [T]) -> u64 {
+    let address: u64;
+    // SAFETY: the pointer is only turned into an address.
+    let pointer = unsafe { slice.as_mut_ptr_unchecked() };
+    gpu_asm!(
+        "cvta.to.global.u64 {address}, {pointer};",
+        pointer = in(_) pointer, address = out(_) address, options(pure, nomem),
+    );
+    address
+}
+
+/// Starts copying `bytes` (4, 8 or 16) from device memory to `shared + offset` in shared memory;
+/// zeros are written instead where `inside` is zero.
+#[cube]
+pub(crate) fn copy_async(
+    shared: u32,
+    #[comptime] offset: u32,
+    global: u64,
+    inside: u32,
+    #[comptime] bytes: usize,
+) {
+    let cache = comptime!(if bytes == 16 { "cg" } else { "ca" });
+    gpu_asm!(
+        "{{ .reg .pred p; setp.eq.u32 p, {inside}, 0;",
+        "cp.async.{cache}.shared.global.L2::128B [{shared} + {offset}], [{global}], {bytes}, p; }}",
+        shared = in(_) value::<u32>(shared), global = in(_) value::<u64>(global), inside = in(_) value::<u32>(inside),
+    );
+}
+
+/// Ends a group of copies.
+#[cube]
+pub(crate) fn commit_copies() {
+    gpu_asm!("cp.async.commit_group;");
+}
+
+/// Waits until at most `pending` groups of copies are under way.
+#[cube]
+pub(crate) fn wait_copies(#[comptime] pending: usize) {
+    gpu_asm!("cp.async.wait_group {pending};");
+}
+
+/// Waits for `units` units of the cube that name the same barrier, 1 to 15.
+#[cube]
+pub(crate) fn sync_some(barrier: u32, #[comptime] units: usize) {
+    gpu_asm!("bar.sync {barrier}, {units};", barrier = in(_) value::<u32>(barrier));
+}
+
+/// Loads four 8 x 8 matrices of 16-bit elements (or 8 x 4 of 32-bit ones); lane `l` names row `l % 8` of matrix
+/// `l / 8`, 16 bytes at `address + offset`.
+#[cube]
+pub(crate) fn load_matrices(address: u32, #[comptime] offset: usize) -> Quad<u32> {
+    let out: Quad<u32>;
+    gpu_asm!(
+        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {out}, [{address} + {offset}];",
+        out = out(_) out, address = in(_) value::<u32>(address), options(readonly),
+    );
+    out
+}
+
+/// As [`load_matrices`], each matrix transposed; 16-bit elements only.
+#[cube]
+pub(crate) fn load_matrices_transposed(address: u32, #[comptime] offset: usize) -> Quad<u32> {
+    let out: Quad<u32>;
+    gpu_asm!(
+        "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {out}, [{address} + {offset}];",
+        out = out(_) out, address = in(_) value::<u32>(address), options(readonly),
+    );
+    out
+}
+
+/// Element types that tensor cores multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum MmaElement {
+    /// 8 bits of significand, 8 of exponent.
+    Bf16,
+    /// 11 bits of significand, 5 of exponent.
+    F16,
+    /// `f32` rounded to 11 bits of significand.
+    Tf32,
+}
+
+impl MmaElement {
+    /// Bytes in memory.
+    pub fn bytes(self) -> usize {
+        match self {
+            MmaElement::Bf16 | MmaElement::F16 => 2,
+            MmaElement::Tf32 => 4,
+        }
+    }
+
+    /// Name in PTX.
+    pub fn name(self) -> &'static str {
+        match self {
+            MmaElement::Bf16 => "bf16",
+            MmaElement::F16 => "f16",
+            MmaElement::Tf32 => "tf32",
+        }
+    }
+
+    /// Terms that one product sums: 32 bytes of each row.
+    pub fn depth(self) -> usize {
+        32 / self.bytes()
+    }
+}
+
+/// `A B + C` for `A` 16 x k, `B` k x 8, where k is [`MmaElement::depth`], summed in `f32`.
+#[cube]
+pub(crate) fn multiply_add(
+    a: Quad<u32>,
+    b0: u32,
+    b1: u32,
+    c: Quad<f32>,
+    #[comptime] element: MmaElement,
+) -> Quad<f32> {
+    let ty = comptime!(element.name());
+    let k = comptime!(element.depth());
+    let out: Quad<f32>;
+    gpu_asm!(
+        "mma.sync.aligned.m16n8k{k}.row.col.f32.{ty}.{ty}.f32 {out}, {a}, {{{b0}, {b1}}}, {c};",
+        out = out(_) out, a = in(_) value::<Quad<u32>>(a), b0 = in(_) value::<u32>(b0), b1 = in(_) value::<u32>(b1),
+        c = in(_) value::<Quad<f32>>(c), options(pure, nomem),
+    );
+    out
+}
+
+/// PTX of the asynchronous products of one panel's depth: sums and results are `%0` on, the sums'
+/// old values follow, then the two descriptors.
+///
+/// One block of assembly for all of it: the compiler serialises products whose wait is elsewhere.
+fn group_products(columns: usize, element: MmaElement) -> String {
+    let sums = columns / 2;
+    let registers: Vec<String> = (0..sums).map(|i| format!("t{i}")).collect();
+    let registers = registers.join(", ");
+    let ty = element.name();
+    let mut text = format!("{{\n.reg .b64 da, db;\n.reg .f32 t<{sums}>;\n");
+    for i in 0..sums {
+        text += &format!("mov.f32 t{i}, %{};\n", sums + i);
+    }
+    text += "wgmma.fence.sync.aligned;\n";
+    for step in 0..4 {
+        // 16 terms are 32 bytes, two units of a descriptor's address.
+        text += &format!("add.s64 da, %{}, {};\n", 2 * sums, 2 * step);
+        text += &format!("add.s64 db, %{}, {};\n", 2 * sums + 1, 2 * step);
+        text += &format!(
+            "wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{ty}.{ty} {{{registers}}}, da, db, 1, 1, 1, 0, 0;\n"
+        );
+    }
+    text += "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n";
+    for i in 0..sums {
+        text += &format!("mov.f32 %{i}, t{i};\n");
+    }
+    text + "}\n"
+}
+
+/// `A B + C` by four planes, for `A` 64 x 64 and `B` 64 x `columns` in shared memory as tensor maps
+/// with a swizzle of 128 bytes write them, named by their [`descriptor`]s.
+#[cube]
+pub(crate) fn multiply_group<N: Size>(
+    sums: Vector<f32, N>,
+    left: u64,
+    right: u64,
+    #[comptime] columns: usize,
+    #[comptime] element: MmaElement,
+) -> Vector<f32, N> {
+    let body = comptime!(group_products(columns, element));
+    let out: Vector<f32, N>;
+    gpu_asm!(
+        "// {out} {sums} {left} {right}",
+        "{body}",
+        out = out(_) out, sums = in(_) value::<Vector<f32, N>>(sums),
+        left = in(_) value::<u64>(left), right = in(_) value::<u64>(right),
+    );
+    out
+}
+
+/// Describes a panel of rows of 128 bytes, permuted by the 128-byte swizzle, in shared memory.
+#[cube]
+pub(crate) fn descriptor(address: u32) -> u64 {
+    // Eight rows are 1024 bytes; layout 1 is the swizzle.
+    let layout = comptime!(((1024u64 >> 4) << 32) | (1u64 << 62) | (1u64 << 16));
+    u64::cast_from((address & 0x3FFFFu32) >> 4u32) | layout
+}
+
+/// `f32` bits rounded to the nearest tf32; truncation would double the error.
+#[cube]
+pub(crate) fn round_to_tf32(bits: u32) -> u32 {
+    let out: u32;
+    gpu_asm!(
+        "cvt.rna.tf32.f32 {out}, {bits};",
+        out = out(_) out, bits = in(_) value::<u32>(bits), options(pure, nomem),
+    );
+    out
+}
+
+/// Two sums rounded to 16-bit elements, `low` in the lower half.
+#[cube]
+pub(crate) fn pack(low: f32, high: f32, #[comptime] element: MmaElement) -> u32 {
+    let ty = comptime!(element.name());
+    let out: u32;
+    gpu_asm!(
+        "cvt.rn.{ty}x2.f32 {out}, {high}, {low};",
+        out = out(_) out, high = in(_) value::<f32>(high), low = in(_) value::<f32>(low), options(pure, nomem),
+    );
+    out
+}
+
+/// Two bytes of each of two words: byte `i` of the result is byte `selector[i]` of `high:low`.
+#[cube]
+pub(crate) fn permute(low: u32, high: u32, #[comptime] selector: u32) -> u32 {
+    let out: u32;
+    gpu_asm!(
+        "prmt.b32 {out}, {low}, {high}, {selector};",
+        out = out(_) out, low = in(_) value::<u32>(low), high = in(_) value::<u32>(high), options(pure, nomem),
+    );
+    out
+}
+
+/// Stores 4 bytes to shared memory.
+#[cube]
+pub(crate) fn store_shared(address: u32, word: u32) {
+    gpu_asm!("st.shared.b32 [{address}], {word};", address = in(_) value::<u32>(address), word = in(_) value::<u32>(word));
+}
+
+/// Stores 8 bytes to shared memory.
+#[cube]
+pub(crate) fn store_shared_pair(address: u32, first: u32, second: u32) {
+    gpu_asm!(
+        "st.shared.v2.b32 [{address}], {{{first}, {second}}};",
+        address = in(_) value::<u32>(address), first = in(_) value::<u32>(first), second = in(_) value::<u32>(second),
+    );
+}
+
+/// Stores 16 bytes to shared memory.
+#[cube]
+pub(crate) fn store_shared_quad(address: u32, words: Quad<u32>) {
+    gpu_asm!(
+        "st.shared.v4.b32 [{address}], {words};",
+        address = in(_) value::<u32>(address), words = in(_) value::<Quad<u32>>(words),
+    );
+}
+
+/// Loads 16 bytes from shared memory.
+#[cube]
+pub(crate) fn load_shared_quad(address: u32) -> Quad<u32> {
+    let out: Quad<u32>;
+    gpu_asm!(
+        "ld.shared.v4.b32 {out}, [{address}];",
+        out = out(_) out, address = in(_) value::<u32>(address), options(readonly),
+    );
+    out
+}
+
+/// Loads 4 bytes from shared memory.
+#[cube]
+pub(crate) fn load_shared(address: u32) -> u32 {
+    let out: u32;
+    gpu_asm!(
+        "ld.shared.b32 {out}, [{address}];",
+        out = out(_) out, address = in(_) value::<u32>(address), options(readonly),
+    );
+    out
+}
+
+/// Loads 16 bytes of device memory that no unit writes while the kernel runs.
+#[cube]
+pub(crate) fn load_constant_quad(address: u64) -> Quad<u32> {
+    let out: Quad<u32>;
+    gpu_asm!(
+        "ld.global.nc.v4.b32 {out}, [{address}];",
+        out = out(_) out, address = in(_) value::<u64>(address), options(pure, nomem),
+    );
+    out
+}
+
+/// Copies 2 bytes from shared to device memory.
+#[cube]
+pub(crate) fn copy_half(from: u32, to: u64) {
+    gpu_asm!(
+        "{{ .reg .b16 half; ld.shared.b16 half, [{from}]; st.global.b16 [{to}], half; }}",
+        from = in(_) value::<u32>(from), to = in(_) value::<u64>(to),
+    );
+}
+
+/// Stores 16, 8 or 4 bytes, the first of `words`, to device memory.
+#[cube]
+pub(crate) fn store_global(address: u64, words: Quad<u32>, #[comptime] bytes: usize) {
+    if comptime!(bytes == 16) {
+        gpu_asm!(
+            "st.global.v4.b32 [{address}], {words};",
+            address = in(_) value::<u64>(address), words = in(_) value::<Quad<u32>>(words),
+        );
+    } else if comptime!(bytes == 8) {
+        let first = words.extract(0usize);
+        let second = words.extract(1usize);
+        gpu_asm!(
+            "st.global.v2.b32 [{address}], {{{first}, {second}}};",
+            address = in(_) value::<u64>(address), first = in(_) value::<u32>(first), second = in(_) value::<u32>(second),
+        );
+    } else {
+        let first = words.extract(0usize);
+        gpu_asm!("st.global.b32 [{address}], {first};", address = in(_) value::<u64>(address), first = in(_) value::<u32>(first));
+    }
+}
