@@ -53,8 +53,7 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
     let steps = (geometry.depth as u32).div_ceil(comptime!(DEPTH as u32));
     let row_tiles = (geometry.rows as u32).div_ceil(comptime!(ROWS as u32));
     let column_tiles = (geometry.columns as u32).div_ceil(comptime!(blueprint.columns as u32));
-    let per_batch = row_tiles * column_tiles;
-    let tiles = per_batch * geometry.batches as u32;
+    let tiles = row_tiles * column_tiles * geometry.batches as u32;
     let mut tile = CUBE_POS as u32;
     let mut stage = 0u32;
     let mut phase = 0u32;
@@ -63,10 +62,13 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
         if position == 0 {
             let bytes = comptime!((2 * (lhs_elements + rhs_elements)) as u32);
             while tile < tiles {
-                let batch = tile / per_batch;
-                let inside = tile % per_batch;
-                let row = (inside % row_tiles) * comptime!(ROWS as u32);
-                let column = (inside / row_tiles) * comptime!(blueprint.columns as u32);
+                let (batch, row, column) = place(
+                    tile,
+                    geometry.batches as u32,
+                    row_tiles,
+                    column_tiles,
+                    blueprint,
+                );
                 for step in 0..steps {
                     let filled = &full[stage as usize];
                     empty[stage as usize].wait_parity(phase ^ 1);
@@ -106,11 +108,14 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
             + group * comptime!((GROUP_ROWS * CHUNK_PITCH) as u32);
         let out_address = written_address::<T>(out);
         while tile < tiles {
-            let batch = tile / per_batch;
-            let inside = tile % per_batch;
-            let row = (inside % row_tiles) * comptime!(ROWS as u32)
-                + group * comptime!(GROUP_ROWS as u32);
-            let column = (inside / row_tiles) * comptime!(blueprint.columns as u32);
+            let (batch, first_row, column) = place(
+                tile,
+                geometry.batches as u32,
+                row_tiles,
+                column_tiles,
+                blueprint,
+            );
+            let row = first_row + group * comptime!(GROUP_ROWS as u32);
             let mut sums = Vector::<f32, N>::new(0.0f32);
             for _ in 0..steps {
                 full[stage as usize].wait_parity(phase);
@@ -140,6 +145,32 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
             );
             tile += CUBE_COUNT as u32;
         }
+    }
+}
+
+/// Batch, first row and first column of a tile.
+#[cube]
+fn place(
+    tile: u32,
+    batches: u32,
+    row_tiles: u32,
+    column_tiles: u32,
+    #[comptime] blueprint: WgmmaBlueprint,
+) -> (u32, u32, u32) {
+    if comptime!(blueprint.rows_outermost) {
+        let inside = tile % (column_tiles * batches);
+        (
+            inside / column_tiles,
+            (tile / (column_tiles * batches)) * comptime!(ROWS as u32),
+            (inside % column_tiles) * comptime!(blueprint.columns as u32),
+        )
+    } else {
+        let inside = tile % (row_tiles * column_tiles);
+        (
+            tile / (row_tiles * column_tiles),
+            (inside % row_tiles) * comptime!(ROWS as u32),
+            (inside / row_tiles) * comptime!(blueprint.columns as u32),
+        )
     }
 }
 
