@@ -21,6 +21,10 @@ const TOLERANCE: f32 = 2e-5;
 /// On CUDA, Burn's dense products round their operands to tf32, which has 11 bits.
 const TF32_TOLERANCE: f32 = 2e-2;
 
+/// The same, as a share of the largest logit: 16 roundings of an operand. On an H100 the largest of
+/// all cases was 5.7e-3 (GPT-2 with tanh between its projections, logits up to 3.7).
+const TF32_RELATIVE_TOLERANCE: f32 = 8e-3;
+
 fn load(case: &Path, device: &Device, dtype: FloatDType) -> AnyLanguageModel {
     let checkpoint = Checkpoint::open(case).unwrap_or_else(|error| panic!("{error}"));
     AnyLanguageModel::load(&checkpoint, device, dtype).unwrap_or_else(|error| panic!("{error}"))
@@ -45,9 +49,18 @@ fn logits_and_loss_equal_those_of_transformers(#[values("gpt2", "llama")] family
             let rows = expected.rows("input_ids").unwrap();
             let ids = model.input_ids(&rows.concat(), rows.len()).unwrap();
             let logits = host(model.forward(ids.clone()).unwrap());
-            let difference = max_difference(&logits, &expected.floats("logits").unwrap());
+            let expected_logits = expected.floats("logits").unwrap();
+            let difference = max_difference(&logits, &expected_logits);
+            let tolerance_of_logits = if device == Device::flex() {
+                tolerance
+            } else {
+                let scale = expected_logits
+                    .iter()
+                    .fold(0.0f32, |max, x| max.max(x.abs()));
+                tolerance.max(TF32_RELATIVE_TOLERANCE * scale)
+            };
             assert!(
-                difference < tolerance,
+                difference < tolerance_of_logits,
                 "{} on {device:?}: logits differ by {difference}",
                 case.display()
             );
