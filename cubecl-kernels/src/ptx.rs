@@ -320,13 +320,24 @@ pub(crate) fn load_constant_quad(address: u64) -> Quad<u32> {
     out
 }
 
-/// Copies 2 bytes from shared to device memory.
+/// Copies 16, 8, 4 or 2 bytes from shared to device memory.
 #[cube]
-pub(crate) fn copy_half(from: u32, to: u64) {
-    gpu_asm!(
-        "{{ .reg .b16 half; ld.shared.b16 half, [{from}]; st.global.b16 [{to}], half; }}",
-        from = in(_) value::<u32>(from), to = in(_) value::<u64>(to),
-    );
+pub(crate) fn copy_out(from: u32, to: u64, #[comptime] bytes: usize) {
+    if comptime!(bytes == 2) {
+        gpu_asm!(
+            "{{ .reg .b16 half; ld.shared.b16 half, [{from}]; st.global.b16 [{to}], half; }}",
+            from = in(_) value::<u32>(from), to = in(_) value::<u64>(to),
+        );
+    } else if comptime!(bytes == 16) {
+        store_global(to, load_shared_quad(from), bytes);
+    } else {
+        let mut words = Quad::<u32>::new(0u32);
+        #[unroll]
+        for i in 0..comptime!(bytes / 4) {
+            words.insert(i, load_shared(from + comptime!(4 * i as u32)));
+        }
+        store_global(to, words, bytes);
+    }
 }
 
 /// Stores 16, 8 or 4 bytes, the first of `words`, to device memory.

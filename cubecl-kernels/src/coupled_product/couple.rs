@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::geometry::{BlockStrides, CoupledGeometry};
 use super::plan::CoupleTile;
-use super::tile::{chunk, couple_tile, first_rank, load_couplings, store_coupled};
+use super::tile::{cell, chunk, couple_tile, first_rank, load_couplings, store_coupled};
 use crate::ptx::{
     Quad, commit_copies, copy_async, global_address, shared_address, wait_copies, written_address,
 };
@@ -89,13 +89,9 @@ fn copy_tile(
     #[comptime] tile: CoupleTile,
 ) {
     let bytes = comptime!(tile.element.bytes() as u64);
-    let octets = comptime!(tile.octets() as u32);
-    let rows = comptime!(tile.rows as u32);
     let mut item = UNIT_POS;
-    while item < comptime!(tile.blocks as u32) * rows * octets {
-        let octet = item % octets;
-        let inside = (item / octets) % rows;
-        let block = item / (octets * rows);
+    while item < comptime!(tile.cells() as u32) {
+        let (block, inside, octet) = cell(item, tile);
         let token = (row + inside) as usize;
         let rank = (column + octet * 8) as usize;
         let valid = token < tokens && rank < ranks;

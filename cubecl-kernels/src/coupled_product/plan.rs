@@ -144,6 +144,11 @@ impl CoupleTile {
         self.columns / 8
     }
 
+    /// Chunks of 16 bytes.
+    pub fn cells(&self) -> usize {
+        self.blocks * self.rows * self.octets()
+    }
+
     /// Chunks of a row that are permuted among each other: a power of two that divides their number.
     pub fn permuted_octets(&self) -> usize {
         1 << self.octets().trailing_zeros().min(3)

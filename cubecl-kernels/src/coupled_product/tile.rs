@@ -175,6 +175,17 @@ pub(crate) fn couple_tile<T: Float>(
     }
 }
 
+/// Block, row and octet of the `item`-th chunk of 16 bytes of a tile.
+#[cube]
+pub(crate) fn cell(item: u32, #[comptime] tile: CoupleTile) -> (u32, u32, u32) {
+    let octets = comptime!(tile.octets() as u32);
+    let rows = comptime!(tile.rows as u32);
+    let octet = item % octets;
+    let inside = (item / octets) % rows;
+    let block = item / (octets * rows);
+    (block, inside, octet)
+}
+
 /// Copies the couplings from shared memory to the output, leaving out what lies outside.
 #[cube]
 pub(crate) fn store_coupled(
@@ -188,13 +199,9 @@ pub(crate) fn store_coupled(
     #[comptime] tile: CoupleTile,
 ) {
     let bytes = comptime!(tile.element.bytes() as u64);
-    let octets = comptime!(tile.octets() as u32);
-    let rows = comptime!(tile.rows as u32);
     let mut item = UNIT_POS;
-    while item < comptime!(tile.blocks as u32) * rows * octets {
-        let octet = item % octets;
-        let inside = (item / octets) % rows;
-        let block = item / (octets * rows);
+    while item < comptime!(tile.cells() as u32) {
+        let (block, inside, octet) = cell(item, tile);
         let token = (row + inside) as usize;
         let rank = (column + octet * 8) as usize;
         if token < tokens && rank < ranks {

@@ -8,9 +8,9 @@ use crate::mma::accumulate::{PlaneTile, STEPS, clear, fragments, load, multiply}
 use crate::mma::panel::{Cursor, Panel, Side, Source, cursor, lane, start_copies};
 use crate::product::mma_plan::{MmaBlueprint, MmaTile};
 use crate::ptx::{
-    MmaElement, Quad, commit_copies, copy_half, global_address, load_shared, load_shared_quad,
-    pack, shared_address, store_global, store_shared, store_shared_pair, store_shared_quad,
-    sync_some, wait_copies, written_address,
+    MmaElement, Quad, commit_copies, copy_out, global_address, load_shared_quad, pack,
+    shared_address, store_shared, store_shared_pair, store_shared_quad, sync_some, wait_copies,
+    written_address,
 };
 
 /// Sums one tile of `C` per cube, in `f32`.
@@ -300,31 +300,8 @@ fn store_tile(
                 + piece * comptime!(blueprint.out_bytes as u32);
             let offset = out_offset(geometry, batch, at_row, at_column, blueprint.split);
             let to = address + offset as u64 * comptime!(bytes as u64);
-            if comptime!(blueprint.out_bytes == 2) {
-                copy_half(from, to);
-            } else {
-                store_global(
-                    to,
-                    read_piece(from, blueprint.out_bytes),
-                    blueprint.out_bytes,
-                );
-            }
+            copy_out(from, to, blueprint.out_bytes);
         }
         index += comptime!(tile.units() as u32);
-    }
-}
-
-/// 16, 8 or 4 bytes of shared memory.
-#[cube]
-fn read_piece(address: u32, #[comptime] bytes: usize) -> Quad<u32> {
-    if comptime!(bytes == 16) {
-        load_shared_quad(address)
-    } else {
-        let mut words = Quad::<u32>::new(0u32);
-        #[unroll]
-        for i in 0..comptime!(bytes / 4) {
-            words.insert(i, load_shared(address + comptime!(4 * i as u32)));
-        }
-        words
     }
 }

@@ -8,8 +8,8 @@ use super::geometry::{Geometry, out_offset};
 use crate::activation::activate;
 use crate::product::wgmma_plan::{CHUNK, CHUNK_PITCH, DEPTH, GROUP_ROWS, ROWS, WgmmaBlueprint};
 use crate::ptx::{
-    copy_half, descriptor, load_shared, load_shared_quad, multiply_group, pack, shared_address,
-    store_global, store_shared, sync_some, written_address,
+    copy_out, descriptor, multiply_group, pack, shared_address, store_shared, sync_some,
+    written_address,
 };
 
 /// Sums tiles of `C`, in `f32`.
@@ -240,18 +240,7 @@ fn store_group<T: Float, N: Size>(
                 let from = staged + inside * pitch + piece * comptime!(blueprint.out_bytes as u32);
                 let offset = out_offset(geometry, batch, at_row, at_column, blueprint.split);
                 let to = out + offset as u64 * 2;
-                if comptime!(blueprint.out_bytes == 2) {
-                    copy_half(from, to);
-                } else if comptime!(blueprint.out_bytes == 16) {
-                    store_global(to, load_shared_quad(from), 16usize);
-                } else {
-                    let mut words = Vector::<u32, Const<4>>::new(0u32);
-                    #[unroll]
-                    for i in 0..comptime!(blueprint.out_bytes / 4) {
-                        words.insert(i, load_shared(from + comptime!(4 * i as u32)));
-                    }
-                    store_global(to, words, blueprint.out_bytes);
-                }
+                copy_out(from, to, blueprint.out_bytes);
             }
             index += 128;
         }
