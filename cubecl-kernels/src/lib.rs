@@ -37,6 +37,7 @@ mod strategy;
 mod stream;
 mod zero;
 
+pub mod attention;
 pub mod blast;
 pub mod low_rank;
 pub mod matmul;

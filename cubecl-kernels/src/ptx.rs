@@ -240,6 +240,17 @@ pub(crate) fn round_to_tf32(bits: u32) -> u32 {
     out
 }
 
+/// `2^x`, to two units in the last place.
+#[cube]
+pub(crate) fn exp2(x: f32) -> f32 {
+    let out: f32;
+    gpu_asm!(
+        "ex2.approx.ftz.f32 {out}, {x};",
+        out = out(_) out, x = in(_) value::<f32>(x), options(pure, nomem),
+    );
+    out
+}
+
 /// Two sums rounded to 16-bit elements, `low` in the lower half.
 #[cube]
 pub(crate) fn pack(low: f32, high: f32, #[comptime] element: MmaElement) -> u32 {

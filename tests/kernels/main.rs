@@ -13,6 +13,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod attention;
 mod blast;
 mod errors;
 mod low_rank;

@@ -1,0 +1,4 @@
+//! The kernels of attention.
+
+pub(crate) mod flash;
+pub(crate) mod single;

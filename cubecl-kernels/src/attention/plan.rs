@@ -1,0 +1,233 @@
+//! Which kernel serves an attention.
+
+use cubecl::features::Plane;
+use cubecl::prelude::*;
+
+use super::problem::{AttentionProblem, Visible};
+use crate::context::Context;
+use crate::device::{check_cube, mma_element};
+use crate::error::{KernelError, Missing};
+use crate::mma::panel::Panel;
+use crate::product::Along;
+use crate::ptx::MmaElement;
+use crate::strategy::Strategy;
+
+/// Keys of one step of the running softmax.
+pub(crate) const STEP_KEYS: usize = 64;
+
+/// Widest head that the sums of a plane fit its registers for.
+const MAX_WIDTH: usize = 128;
+
+/// Keys whose weights are in shared memory at a time, for a single query.
+pub(crate) const WEIGHTS: usize = 1024;
+
+/// Units of a cube for a single query.
+const SINGLE_UNITS: usize = 256;
+
+/// Fewest keys of a cube for a single query, where several divide the keys of a head.
+const SHARED_KEYS: usize = 128;
+
+/// Most cubes that divide the keys of a head: each is one more pass when they are joined.
+const MAX_SPLITS: usize = 16;
+
+/// Cubes that divide the keys of each of `heads` heads, for a single query: enough for every
+/// multiprocessor to have two.
+pub(crate) fn splits<R: Runtime>(client: &ComputeClient<R>, heads: usize, keys: usize) -> usize {
+    let processors = client.properties().hardware.num_streaming_multiprocessors;
+    let wanted = 2 * processors.unwrap_or(1) as usize;
+    let by_device = wanted.div_ceil(heads.max(1));
+    by_device
+        .min(keys.div_ceil(SHARED_KEYS))
+        .clamp(1, MAX_SPLITS)
+}
+
+/// How an attention is computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum AttentionPlan {
+    /// Tiles of queries by tensor cores.
+    Flash(FlashBlueprint),
+    /// One cube for the only query of a head.
+    Single(SingleBlueprint),
+}
+
+/// Everything about the tensor-core kernel that is known when it is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FlashBlueprint {
+    pub element: MmaElement,
+    /// Features of a head.
+    pub width: usize,
+    /// Planes of a cube; each has 16 queries.
+    pub planes: usize,
+    /// Bytes of one copy.
+    pub copy_bytes: usize,
+    pub visible: Visible,
+}
+
+impl FlashBlueprint {
+    /// Queries of a cube.
+    pub fn rows(&self) -> usize {
+        16 * self.planes
+    }
+
+    /// Units of a cube.
+    pub fn units(&self) -> usize {
+        32 * self.planes
+    }
+
+    /// Products of 16 features, the last one padded with zeros.
+    pub fn feature_steps(&self) -> usize {
+        self.width.div_ceil(16)
+    }
+
+    /// Panels of 64 features that hold a head.
+    pub fn panels(&self) -> usize {
+        self.width.div_ceil(64)
+    }
+
+    fn panel(&self, lines: usize, along: Along) -> Panel {
+        Panel {
+            lines,
+            along,
+            copy_bytes: self.copy_bytes,
+            element: self.element,
+            units: self.units(),
+            every: 1,
+        }
+    }
+
+    /// 64 features of the queries.
+    pub fn query_panel(&self) -> Panel {
+        self.panel(self.rows(), Along::Depth)
+    }
+
+    /// 64 features of the keys of a step.
+    pub fn key_panel(&self) -> Panel {
+        self.panel(STEP_KEYS, Along::Depth)
+    }
+
+    /// All features of the values of a step.
+    pub fn value_panel(&self) -> Panel {
+        self.panel(64 * self.panels(), Along::Lines)
+    }
+
+    /// Bytes of the queries.
+    pub fn query_bytes(&self) -> usize {
+        self.panels() * self.query_panel().bytes()
+    }
+
+    /// Bytes of the keys of a step; its values take as many.
+    pub fn step_bytes(&self) -> usize {
+        self.panels() * self.key_panel().bytes()
+    }
+
+    /// Bytes of shared memory: the queries, and keys and values of two steps.
+    pub fn shared_bytes(&self) -> usize {
+        self.query_bytes() + 4 * self.step_bytes()
+    }
+
+    /// Checks that the device can run it.
+    fn validate<R: Runtime>(&self, context: &Context<'_, R>) -> Result<(), KernelError> {
+        let panels = [self.query_panel(), self.key_panel(), self.value_panel()];
+        if panels.iter().any(|panel| !panel.is_valid()) {
+            return Err(KernelError::Unavailable(Missing::TensorLayout));
+        }
+        check_cube(context.client, self.units(), self.shared_bytes())
+    }
+}
+
+/// Everything about the kernel for one query that is known when it is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SingleBlueprint {
+    /// Features of a head.
+    pub width: usize,
+    /// Elements that are read at a time.
+    pub vector: usize,
+    /// Units of a cube.
+    pub units: usize,
+    /// Neighbouring units that read a key together, a power of two in a plane.
+    pub lanes: usize,
+    /// Cubes that divide the keys of a head.
+    pub splits: usize,
+    pub visible: Visible,
+}
+
+impl SingleBlueprint {
+    /// Reads of one row.
+    pub fn pieces(&self) -> usize {
+        self.width / self.vector
+    }
+
+    /// Groups of units that share the keys when values are summed.
+    pub fn groups(&self) -> usize {
+        self.units / self.pieces()
+    }
+
+    /// Elements (`f32`) of shared memory: the query, weights, one entry per unit, and the sums of
+    /// all groups.
+    pub fn shared_elements(&self) -> usize {
+        self.width + WEIGHTS + self.units + self.groups() * self.width
+    }
+}
+
+impl AttentionPlan {
+    /// Plans `problem`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] where no kernel serves it.
+    pub fn new<R: Runtime>(
+        context: &Context<'_, R>,
+        problem: &AttentionProblem,
+    ) -> Result<Self, KernelError> {
+        let bytes = context.element_bytes;
+        if problem.tokens == 1 {
+            let hardware = &context.client.properties().hardware;
+            let planes_of_32 = hardware.plane_size_min == 32 && hardware.plane_size_max == 32;
+            let shuffles = context
+                .client
+                .properties()
+                .features
+                .plane
+                .contains(Plane::Ops);
+            let blueprint = SingleBlueprint {
+                width: problem.width,
+                vector: problem.vector(16 / bytes, bytes),
+                units: SINGLE_UNITS,
+                lanes: if planes_of_32 && shuffles { 8 } else { 1 },
+                splits: splits(context.client, problem.batch * problem.heads, problem.keys),
+                visible: problem.visible,
+            };
+            if blueprint.groups() == 0 {
+                return Err(KernelError::Unavailable(Missing::TensorLayout));
+            }
+            check_cube(
+                context.client,
+                blueprint.units,
+                4 * blueprint.shared_elements(),
+            )?;
+            return Ok(Self::Single(blueprint));
+        }
+        let exact = matches!(context.strategy, Strategy::Naive | Strategy::Tiled);
+        let element = mma_element(context.client, context.dtype)?;
+        let copy_bytes = problem.vector(8, bytes) * bytes;
+        // Weights are rounded to the element type before they multiply the values; in tf32 that
+        // would cost f32 its precision.
+        if exact || element == MmaElement::Tf32 {
+            return Err(KernelError::Unavailable(Missing::TensorCores(
+                context.dtype,
+            )));
+        }
+        if copy_bytes < 4 || problem.width > MAX_WIDTH {
+            return Err(KernelError::Unavailable(Missing::TensorLayout));
+        }
+        let blueprint = FlashBlueprint {
+            element,
+            width: problem.width,
+            planes: 4,
+            copy_bytes,
+            visible: problem.visible,
+        };
+        blueprint.validate(context)?;
+        Ok(Self::Flash(blueprint))
+    }
+}

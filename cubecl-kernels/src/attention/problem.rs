@@ -1,0 +1,146 @@
+//! Checks of one attention.
+
+use cubecl::prelude::*;
+
+use crate::context::Context;
+use crate::error::{KernelError, Missing, Requirement};
+
+/// Which keys a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Visible {
+    /// All of them.
+    All,
+    /// Those up to its own.
+    Causal,
+}
+
+/// Elements between neighbours of a tensor `[batch, heads, tokens, width]`, and what is known of its
+/// start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowStrides {
+    pub batch: usize,
+    pub head: usize,
+    pub token: usize,
+    /// Bytes that the start of the buffer is known to be a multiple of, capped at 16.
+    alignment: usize,
+}
+
+impl RowStrides {
+    /// The strides of a tensor of four axes.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if its last axis is not contiguous.
+    pub fn new<R: Runtime>(binding: &TensorBinding<R>) -> Result<Self, KernelError> {
+        let [batch, head, token, feature] = binding.strides[..] else {
+            return Err(KernelError::Unavailable(Missing::TensorLayout));
+        };
+        if feature != 1 && binding.shape.last().is_some_and(|&width| width > 1) {
+            return Err(KernelError::Unavailable(Missing::TensorLayout));
+        }
+        let offset = binding.handle.offset_start.unwrap_or(0);
+        Ok(Self {
+            batch,
+            head,
+            token,
+            alignment: 1 << offset.trailing_zeros().min(4),
+        })
+    }
+
+    /// Whether every row starts at a multiple of `vector` elements of `bytes` bytes.
+    pub fn allows_vectors(&self, vector: usize, bytes: usize) -> bool {
+        self.alignment.is_multiple_of(vector * bytes)
+            && [self.batch, self.head, self.token]
+                .iter()
+                .all(|stride| stride.is_multiple_of(vector))
+    }
+}
+
+/// One attention, checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AttentionProblem {
+    pub batch: usize,
+    pub heads: usize,
+    pub key_heads: usize,
+    pub tokens: usize,
+    pub keys: usize,
+    pub width: usize,
+    pub visible: Visible,
+    pub scale: f64,
+    pub query: RowStrides,
+    pub key: RowStrides,
+    pub value: RowStrides,
+    pub out: RowStrides,
+}
+
+impl AttentionProblem {
+    /// Checks the operands of one call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`attention`](super::attention).
+    pub fn new<R: Runtime>(
+        context: &mut Context<'_, R>,
+        operands: &super::Attention<R>,
+        visible: Visible,
+        scale: f64,
+    ) -> Result<Self, KernelError> {
+        let size =
+            |binding: &TensorBinding<R>, axis: usize| binding.shape.get(axis).copied().unwrap_or(0);
+        let query = &operands.query;
+        let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| size(query, axis));
+        let (key_heads, keys) = (size(&operands.key, 1), size(&operands.key, 2));
+        if key_heads == 0 || !heads.is_multiple_of(key_heads) {
+            return Err(KernelError::InvalidConfig {
+                what: "the number of query heads",
+                actual: heads,
+                required: Requirement::MultipleOf {
+                    name: "key heads",
+                    value: key_heads,
+                },
+            });
+        }
+        if keys < tokens.max(1) && (visible == Visible::Causal || keys == 0) {
+            return Err(KernelError::InvalidConfig {
+                what: "the number of keys",
+                actual: keys,
+                required: Requirement::AtLeast(tokens.max(1)),
+            });
+        }
+        context.input("query", query, &[batch, heads, tokens, width])?;
+        let rows = [batch, key_heads, keys, width];
+        context.input("key", &operands.key, &rows)?;
+        context.input("value", &operands.value, &rows)?;
+        context.output("output", &operands.output, &[batch, heads, tokens, width])?;
+        Ok(Self {
+            batch,
+            heads,
+            key_heads,
+            tokens,
+            keys,
+            width,
+            visible,
+            scale,
+            query: RowStrides::new(query)?,
+            key: RowStrides::new(&operands.key)?,
+            value: RowStrides::new(&operands.value)?,
+            out: RowStrides::new(&operands.output)?,
+        })
+    }
+
+    /// The most elements, up to `most`, that rows of all operands can be cut into.
+    pub fn vector(&self, most: usize, bytes: usize) -> usize {
+        let operands = [self.query, self.key, self.value, self.out];
+        let fits = |vector: &usize| {
+            self.width.is_multiple_of(*vector)
+                && operands
+                    .iter()
+                    .all(|operand| operand.allows_vectors(*vector, bytes))
+        };
+        [8, 4, 2]
+            .into_iter()
+            .filter(|vector| *vector <= most)
+            .find(fits)
+            .unwrap_or(1)
+    }
+}

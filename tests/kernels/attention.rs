@@ -1,0 +1,350 @@
+//! Attention and the append to its cache.
+
+use cubecl::ir::IntKind;
+use cubecl::prelude::*;
+use cubecl_kernels::attention::{
+    AppendRows, Attention, Visible, append_rows, attention, scratch_elements,
+};
+use cubecl_kernels::{KernelError, Strategy};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::harness::blocks::Blocks;
+use crate::harness::clients::on_every_device;
+use crate::harness::compare::{FORWARD, assert_close};
+use crate::harness::dtype::Dtype;
+use crate::harness::tensors::{DeviceTensor, Layout};
+use crate::setting::Setting;
+
+on_every_device! {
+    many_queries_match_the_reference
+    a_single_query_matches_the_reference
+    keys_behind_a_position_on_the_device_are_not_read
+    rows_are_appended_at_the_position_and_nothing_else_changes
+    sizes_that_do_not_fit_are_errors
+}
+
+/// Sizes of one attention.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    batch: usize,
+    heads: usize,
+    key_heads: usize,
+    tokens: usize,
+    keys: usize,
+    width: usize,
+}
+
+impl Sizes {
+    fn query(&self) -> [usize; 4] {
+        [self.batch, self.heads, self.tokens, self.width]
+    }
+
+    fn key(&self) -> [usize; 4] {
+        [self.batch, self.key_heads, self.keys, self.width]
+    }
+
+    /// Rows `[batch · heads, tokens, width]` of queries, keys and values.
+    fn random(&self, dtype: Dtype) -> [Blocks; 3] {
+        let rng = &mut StdRng::seed_from_u64(7);
+        let [b, h, t, w] = self.query();
+        let [_, kh, k, _] = self.key();
+        [[b * h, t, w], [b * kh, k, w], [b * kh, k, w]]
+            .map(|shape| Blocks::random(shape, dtype, rng))
+    }
+}
+
+/// Attention by its formula, each step rounded by `round`: the scaled query, the scores, the weights
+/// and the result. Query `i` sees `first + i + 1` keys, or all.
+fn composition(
+    sizes: &Sizes,
+    [query, key, value]: &[Blocks; 3],
+    scale: f64,
+    first: Option<usize>,
+    round: impl Fn(f64) -> f64,
+) -> Vec<f64> {
+    let mut out = Vec::new();
+    let shared = sizes.heads / sizes.key_heads;
+    for head in 0..sizes.batch * sizes.heads {
+        let (batch, within) = (head / sizes.heads, head % sizes.heads);
+        let source = batch * sizes.key_heads + within / shared;
+        for token in 0..sizes.tokens {
+            let seen = first.map_or(sizes.keys, |first| (first + token + 1).min(sizes.keys));
+            let score = |k: usize| {
+                let terms = (0..sizes.width)
+                    .map(|c| round(query.at(head, token, c) * scale) * key.at(source, k, c));
+                round(terms.sum())
+            };
+            let scores: Vec<f64> = (0..seen).map(score).collect();
+            let highest = scores.iter().copied().fold(f64::MIN, f64::max);
+            let powers = scores.iter().map(|score| (score - highest).exp());
+            let total: f64 = powers.clone().sum();
+            let weights: Vec<f64> = powers.map(|power| round(power / total)).collect();
+            out.extend((0..sizes.width).map(|c| {
+                let terms = weights.iter().enumerate();
+                round(
+                    terms
+                        .map(|(k, weight)| weight * value.at(source, k, c))
+                        .sum(),
+                )
+            }));
+        }
+    }
+    out
+}
+
+/// A tensor `[batch, tokens, heads, width]` as `[batch, heads, tokens, width]`.
+fn by_head<R: Runtime>(mut binding: TensorBinding<R>) -> TensorBinding<R> {
+    binding.shape.swap(1, 2);
+    binding.strides.swap(1, 2);
+    binding
+}
+
+/// Rows `[batch · heads, tokens, width]` as `[batch, tokens, heads, width]`, or back.
+fn swapped(values: &[f64], [batch, heads, tokens, width]: [usize; 4]) -> Vec<f64> {
+    let mut out = Vec::with_capacity(values.len());
+    for b in 0..batch {
+        for t in 0..tokens {
+            for h in 0..heads {
+                let start = ((b * heads + h) * tokens + t) * width;
+                out.extend(&values[start..start + width]);
+            }
+        }
+    }
+    out
+}
+
+fn position<R: Runtime>(client: &ComputeClient<R>, first: usize) -> (TensorBinding<R>, ElemType) {
+    let handle = client.create_from_slice(&(first as i32).to_le_bytes());
+    let binding = TensorBinding {
+        handle: handle.binding(),
+        strides: [1].into_iter().collect(),
+        shape: [1].into_iter().collect(),
+        runtime: core::marker::PhantomData,
+    };
+    (binding, ElemType::Int(IntKind::I32))
+}
+
+/// Runs an attention and compares it; with `interleaved`, heads lie within tokens, as layers leave
+/// them.
+fn check<R: Runtime>(
+    client: &ComputeClient<R>,
+    sizes: Sizes,
+    dtype: Dtype,
+    first: Option<usize>,
+    interleaved: bool,
+) {
+    let setting = Setting::plain(dtype, Strategy::Auto);
+    let rows = sizes.random(dtype);
+    let scale = 4.0 / (sizes.width as f64).sqrt();
+    let upload = |rows: &Blocks, shape: [usize; 4]| {
+        if interleaved {
+            let [b, h, t, w] = shape;
+            by_head(setting.input(client, &[b, t, h, w], &swapped(&rows.values, shape)))
+        } else {
+            setting.input(client, &shape, &rows.values)
+        }
+    };
+    let [b, h, t, w] = sizes.query();
+    let output = setting.output(client, &[b, t, h, w]);
+    let scratch = scratch_elements(client, sizes.query(), sizes.keys);
+    let partial = DeviceTensor::junk(client, &[scratch], Layout::Contiguous, Dtype::F32);
+    let operands = Attention {
+        query: upload(&rows[0], sizes.query()),
+        key: upload(&rows[1], sizes.key()),
+        value: upload(&rows[2], sizes.key()),
+        position: first
+            .filter(|first| first + t != sizes.keys)
+            .map(|first| position(client, first)),
+        partial: (scratch > 0).then(|| partial.binding()),
+        output: by_head(output.binding()),
+    };
+    let visible = match first {
+        Some(_) => Visible::Causal,
+        None => Visible::All,
+    };
+    let strategy = &setting.strategy;
+    if !setting.ran(attention(
+        client,
+        operands,
+        visible,
+        scale,
+        dtype.elem(),
+        strategy,
+    )) {
+        return;
+    }
+    let expected = composition(&sizes, &rows, scale, first, |value| value);
+    let composed = composition(&sizes, &rows, scale, first, |value| dtype.round(value));
+    assert_close(
+        &format!("{dtype:?} {sizes:?} first {first:?} interleaved {interleaved}"),
+        &output.read(client),
+        &swapped(&expected, sizes.query()),
+        &swapped(&composed, sizes.query()),
+        FORWARD,
+    );
+}
+
+fn sizes([batch, heads, key_heads]: [usize; 3], [tokens, keys, width]: [usize; 3]) -> Sizes {
+    Sizes {
+        batch,
+        heads,
+        key_heads,
+        tokens,
+        keys,
+        width,
+    }
+}
+
+fn many_queries_match_the_reference<R: Runtime>(client: &ComputeClient<R>) {
+    for dtype in Dtype::ALL {
+        for (sizes, first) in [
+            (sizes([1, 2, 2], [64, 64, 64]), Some(0)),
+            (sizes([2, 4, 2], [77, 131, 128]), Some(54)),
+            (sizes([2, 3, 3], [197, 197, 64]), None),
+            (sizes([1, 2, 1], [33, 70, 72]), None),
+            (sizes([1, 2, 1], [2, 300, 8]), Some(298)),
+            // Keys that are there but behind the last query.
+            (sizes([1, 4, 1], [70, 200, 80]), Some(11)),
+        ] {
+            check(client, sizes, dtype, first, false);
+            check(client, sizes, dtype, first, true);
+        }
+    }
+}
+
+fn a_single_query_matches_the_reference<R: Runtime>(client: &ComputeClient<R>) {
+    for dtype in Dtype::ALL {
+        for (sizes, first) in [
+            (sizes([1, 2, 2], [1, 1, 64]), Some(0)),
+            (sizes([2, 4, 2], [1, 131, 128]), None),
+            (sizes([1, 3, 3], [1, 2100, 72]), Some(1500)),
+            (sizes([1, 2, 1], [1, 77, 7]), Some(5)),
+        ] {
+            check(client, sizes, dtype, first, false);
+            check(client, sizes, dtype, first, true);
+        }
+    }
+}
+
+fn keys_behind_a_position_on_the_device_are_not_read<R: Runtime>(client: &ComputeClient<R>) {
+    let dtype = Dtype::F32;
+    let sizes = sizes([1, 2, 2], [1, 40, 16]);
+    let seen = 11;
+    let mut rows = sizes.random(dtype);
+    for rows in &mut rows[1..] {
+        for (n, value) in rows.values.iter_mut().enumerate() {
+            if n / sizes.width % sizes.keys > seen {
+                *value = f64::NAN;
+            }
+        }
+    }
+    let setting = Setting::plain(dtype, Strategy::Auto);
+    let output = setting.output(client, &sizes.query());
+    let scratch = scratch_elements(client, sizes.query(), sizes.keys);
+    let partial = DeviceTensor::junk(client, &[scratch], Layout::Contiguous, Dtype::F32);
+    let operands = Attention {
+        query: setting.input(client, &sizes.query(), &rows[0].values),
+        key: setting.input(client, &sizes.key(), &rows[1].values),
+        value: setting.input(client, &sizes.key(), &rows[2].values),
+        position: Some(position(client, seen)),
+        partial: (scratch > 0).then(|| partial.binding()),
+        output: output.binding(),
+    };
+    let result = attention(
+        client,
+        operands,
+        Visible::Causal,
+        1.0,
+        dtype.elem(),
+        &setting.strategy,
+    );
+    assert_eq!(result, Ok(()));
+    assert!(output.read(client).iter().all(|value| value.is_finite()));
+}
+
+fn rows_are_appended_at_the_position_and_nothing_else_changes<R: Runtime>(
+    client: &ComputeClient<R>,
+) {
+    for dtype in Dtype::ALL {
+        // The last would go past the end: what fits is written.
+        for (tokens, width, at) in [(1, 64, 0), (3, 20, 7), (2, 7, 9), (4, 16, 8)] {
+            let (batch, heads, capacity) = (2, 3, 11);
+            let rng = &mut StdRng::seed_from_u64(3);
+            let rows = Blocks::random([batch * heads, tokens, width], dtype, rng);
+            let before = Blocks::random([batch * heads, capacity, width], dtype, rng);
+            let setting = Setting::plain(dtype, Strategy::Auto);
+            let new = setting.input(
+                client,
+                &[batch, tokens, heads, width],
+                &swapped(&rows.values, [batch, heads, tokens, width]),
+            );
+            let shape = [batch, heads, capacity, width];
+            let cache = DeviceTensor::with_values(
+                client,
+                &shape,
+                Layout::Contiguous,
+                dtype,
+                &before.values,
+            );
+            let operands = AppendRows {
+                rows: by_head(new),
+                position: position(client, at),
+                cache: cache.binding(),
+            };
+            if !setting.ran(append_rows(client, operands, dtype.elem())) {
+                continue;
+            }
+            let mut expected = before.values.clone();
+            for head in 0..batch * heads {
+                for token in 0..tokens.min(capacity - at) {
+                    for c in 0..width {
+                        expected[(head * capacity + at + token) * width + c] =
+                            rows.at(head, token, c);
+                    }
+                }
+            }
+            assert_eq!(cache.read(client), expected, "{dtype:?} {tokens} at {at}");
+        }
+    }
+}
+
+fn sizes_that_do_not_fit_are_errors<R: Runtime>(client: &ComputeClient<R>) {
+    let dtype = Dtype::F32;
+    let setting = Setting::plain(dtype, Strategy::Auto);
+    let tensor = |shape: [usize; 4]| setting.output(client, &shape).binding();
+    let run = |query: [usize; 4], key: [usize; 4], value: [usize; 4], visible| {
+        let operands = Attention {
+            query: tensor(query),
+            key: tensor(key),
+            value: tensor(value),
+            position: None,
+            partial: None,
+            output: tensor(query),
+        };
+        attention(
+            client,
+            operands,
+            visible,
+            1.0,
+            dtype.elem(),
+            &Strategy::Auto,
+        )
+    };
+    let good = [1, 2, 5, 8];
+    assert!(matches!(
+        run([1, 3, 1, 8], good, good, Visible::All),
+        Err(KernelError::InvalidConfig { .. })
+    ));
+    assert!(matches!(
+        run([1, 2, 6, 8], good, good, Visible::Causal),
+        Err(KernelError::InvalidConfig { .. })
+    ));
+    assert!(matches!(
+        run([1, 2, 1, 8], good, [1, 2, 4, 8], Visible::All),
+        Err(KernelError::Shape {
+            operand: "value",
+            ..
+        })
+    ));
+}
