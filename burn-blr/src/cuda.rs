@@ -5,9 +5,11 @@
 use burn::backend::Cuda;
 #[cfg(feature = "cuda")]
 use burn::tensor::Bytes;
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor, TensorData};
 #[cfg(feature = "cuda")]
 use burn_cubecl::CubeBackend;
+#[cfg(feature = "cuda")]
+use burn_cubecl::tensor::CubeTensor;
 #[cfg(feature = "cuda")]
 use cubecl::cuda::CudaRuntime;
 
@@ -72,6 +74,53 @@ pub fn cache_kernels() -> bool {
 /// For measurements: a captured graph writes to the buffers of its capture, and a result that is
 /// NaN before a replay shows whether the replay wrote it.
 pub fn overwrite_with_nan<const D: usize>(tensor: Tensor<D>) -> bool {
+    let bytes = tensor.shape().num_elements() * tensor.dtype().size();
+    // All bits set are a NaN in f32, f16 and bf16.
+    overwrite_bytes(tensor, vec![u8::MAX; bytes])
+}
+
+/// Writes `data` to the buffer of a float tensor in place, whoever else holds it, after conversion to
+/// its dtype; returns whether that could be done, which is on a CUDA device only.
+///
+/// For the inputs of a captured graph, which reads the buffers of its capture.
+///
+/// # Panics
+///
+/// If the shapes differ.
+pub fn overwrite<const D: usize>(tensor: Tensor<D>, data: TensorData) -> bool {
+    assert_eq!(data.shape, tensor.shape(), "overwrite: another shape");
+    let data = data.convert_dtype(tensor.dtype());
+    overwrite_bytes(tensor, data.bytes.to_vec())
+}
+
+/// As [`overwrite`], for an integer tensor.
+///
+/// # Panics
+///
+/// If the shapes differ.
+pub fn overwrite_int<const D: usize>(tensor: Tensor<D, Int>, data: TensorData) -> bool {
+    assert_eq!(data.shape, tensor.shape(), "overwrite: another shape");
+    let data = data.convert_dtype(tensor.dtype());
+    #[cfg(feature = "cuda")]
+    {
+        let Ok(tensor) = tensor.try_into_primitive::<Cuda>() else {
+            return false;
+        };
+        #[cfg(feature = "fusion")]
+        let tensor = {
+            let client = tensor.client.clone();
+            client.resolve_tensor_int::<CubeBackend<CudaRuntime>>(tensor)
+        };
+        write(&tensor, data.bytes.to_vec())
+    }
+    #[cfg(not(feature = "cuda"))]
+    {
+        drop((tensor, data));
+        false
+    }
+}
+
+fn overwrite_bytes<const D: usize>(tensor: Tensor<D>, bytes: Vec<u8>) -> bool {
     #[cfg(feature = "cuda")]
     {
         let Ok(tensor) = tensor.try_into_primitive::<Cuda>() else {
@@ -82,16 +131,23 @@ pub fn overwrite_with_nan<const D: usize>(tensor: Tensor<D>) -> bool {
             let client = tensor.client.clone();
             client.resolve_tensor_float::<CubeBackend<CudaRuntime>>(tensor)
         };
-        // All bits set are a NaN in f32, f16 and bf16.
-        let bytes = vec![u8::MAX; tensor.handle.size_in_used() as usize];
-        tensor
-            .client
-            .write(&tensor.handle, Bytes::from_bytes_vec(bytes));
-        true
+        write(&tensor, bytes)
     }
     #[cfg(not(feature = "cuda"))]
     {
-        drop(tensor);
+        drop((tensor, bytes));
         false
     }
+}
+
+/// Writes to a buffer that holds as many bytes; returns whether it does.
+#[cfg(feature = "cuda")]
+fn write(tensor: &CubeTensor<CudaRuntime>, bytes: Vec<u8>) -> bool {
+    if tensor.handle.size_in_used() as usize != bytes.len() {
+        return false;
+    }
+    tensor
+        .client
+        .write(&tensor.handle, Bytes::from_bytes_vec(bytes));
+    true
 }

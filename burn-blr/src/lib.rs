@@ -11,6 +11,8 @@
 //! - [`modules`]: the layers, and [`BlrLinear`], an enum over them and dense.
 //! - [`ops`]: the same products as functions on tensors. Each is one operation of a Burn backend
 //!   with its own backward pass, not a composition that autodiff records step by step.
+//! - [`network`]: what a network does between its layers, so that it does not eat their gain.
+//! - [`graph`]: work that is captured once and replayed with one launch.
 //! - [`structure`]: counts of parameters, bytes and FLOPs without making a layer.
 //!
 //! ```no_run
@@ -32,8 +34,10 @@
 
 pub mod cuda;
 pub mod error;
+pub mod graph;
 pub mod init;
 pub mod modules;
+pub mod network;
 pub mod ops;
 pub mod structure;
 

@@ -14,4 +14,5 @@ mod devices;
 mod forward;
 mod gradients;
 mod modules;
+mod network;
 mod sizes;

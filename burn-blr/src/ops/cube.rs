@@ -235,7 +235,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
     clippy::panic,
     reason = "operands were checked by the layers: this is an error of ours"
 )]
-fn served<T>(result: Result<T, KernelError>) -> Option<T> {
+pub(crate) fn served<T>(result: Result<T, KernelError>) -> Option<T> {
     match result {
         Ok(output) => Some(output),
         Err(KernelError::Unavailable(_)) => None,

@@ -1,0 +1,93 @@
+//! The extension trait.
+
+#[cfg(feature = "autodiff")]
+use burn::backend::Autodiff;
+#[cfg(feature = "cpu")]
+use burn::backend::Cpu;
+#[cfg(feature = "cuda")]
+use burn::backend::Cuda;
+#[cfg(feature = "flex")]
+use burn::backend::Flex;
+#[cfg(feature = "tch")]
+use burn::backend::LibTorch;
+#[cfg(feature = "metal")]
+use burn::backend::Metal;
+#[cfg(feature = "ndarray")]
+use burn::backend::NdArray;
+#[cfg(feature = "rocm")]
+use burn::backend::Rocm;
+#[cfg(feature = "vulkan")]
+use burn::backend::Vulkan;
+#[cfg(feature = "webgpu")]
+use burn::backend::WebGpu;
+#[cfg(feature = "wgpu")]
+use burn::backend::Wgpu;
+#[cfg(feature = "autodiff")]
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::{Backend, ExtensionType, backend_extension};
+
+use super::plain;
+
+/// Which keys a query sees; see [`VisibleKeys`](super::VisibleKeys).
+#[derive(Debug, Clone, ExtensionType)]
+pub enum Visible<B: Backend> {
+    /// All of them.
+    All,
+    /// Those up to its own position.
+    Causal {
+        /// Positions of the queries, `[tokens]`.
+        queries: IntTensor<B>,
+        /// Positions of the keys, `[keys]`.
+        keys: IntTensor<B>,
+    },
+    /// Those where this is false, `[1 or batch, 1, tokens, keys]`.
+    Except(BoolTensor<B>),
+}
+
+/// Burn backends with attention and the append to its cache.
+#[backend_extension(
+    Cpu: cfg(feature = "cpu"),
+    Cuda: cfg(feature = "cuda"),
+    Rocm: cfg(feature = "rocm"),
+    Metal: cfg(feature = "metal"),
+    Vulkan: cfg(feature = "vulkan"),
+    Wgpu: cfg(feature = "wgpu"),
+    WebGpu: cfg(feature = "webgpu"),
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    LibTorch: cfg(feature = "tch"),
+    Autodiff: cfg(feature = "autodiff")
+)]
+pub trait NetworkBackend: Backend {
+    /// See [`attention`](super::attention).
+    fn multi_head_attention(
+        query: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
+        #[extension_type] visible: Visible<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        plain::attention::<Self>(query, key, value, visible, scale)
+    }
+
+    /// See [`append_rows`](super::append_rows).
+    fn append_rows(
+        cache: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        position: IntTensor<Self>,
+        slots: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        plain::append_rows::<Self>(cache, rows, position, slots)
+    }
+}
+
+#[cfg(feature = "flex")]
+impl NetworkBackend for Flex {}
+#[cfg(feature = "ndarray")]
+impl NetworkBackend for NdArray {}
+#[cfg(feature = "tch")]
+impl NetworkBackend for LibTorch {}
+// The compositions, which autodiff follows: a backward pass needs the scores.
+#[cfg(feature = "autodiff")]
+impl<B: NetworkBackend, C: CheckpointStrategy> NetworkBackend for Autodiff<B, C> {}

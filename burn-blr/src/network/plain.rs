@@ -1,0 +1,94 @@
+//! Attention and the append from plain operations of a backend.
+//!
+//! The reference that the kernels are compared with, and what runs where they do not. Shapes are
+//! those of [`attention`](super::attention) and [`append_rows`](super::append_rows).
+
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata, get_device_settings};
+use burn::tensor::{FloatDType, Shape};
+
+use super::Visible;
+
+/// See [`attention`](super::attention).
+pub fn attention<B: Backend>(
+    query: FloatTensor<B>,
+    key: FloatTensor<B>,
+    value: FloatTensor<B>,
+    visible: Visible<B>,
+    scale: f64,
+) -> FloatTensor<B> {
+    let dtype: FloatDType = query.dtype().into();
+    let [batch, heads, tokens, width] = query.shape().dims();
+    let [_, key_heads, keys, _] = key.shape().dims();
+    // Scaling the query is one pass over [tokens, width] instead of [tokens, keys], and keeps the
+    // product in the range of f16.
+    let query = B::float_mul_scalar(query, scale.into());
+    // The queries that share a key head are rows of one product, so that keys and values are
+    // not repeated: [batch, heads, tokens, width] -> [batch, key heads, shared · tokens, width]
+    let rows = heads / key_heads * tokens;
+    let query = B::float_reshape(query, Shape::new([batch, key_heads, rows, width]));
+    // [batch, key heads, shared · tokens, keys] -> [batch, heads, tokens, keys]
+    let scores = B::float_matmul(query, B::float_transpose(key));
+    let scores = B::float_cast(scores, FloatDType::F32);
+    let scores = B::float_reshape(scores, Shape::new([batch, heads, tokens, keys]));
+    let scores = match hidden::<B>(visible) {
+        // A query that sees nothing: with minus infinity its weights would be 0 / 0, and its value,
+        // not a number, would spread to the tokens that give it the weight zero.
+        Some(hidden) => {
+            let hidden = B::bool_expand(hidden, Shape::new([batch, heads, tokens, keys]));
+            B::float_mask_fill(scores, hidden, f32::MIN.into())
+        }
+        None => scores,
+    };
+    let weights = B::float_cast(B::softmax(scores, 3), dtype);
+    let weights = B::float_reshape(weights, Shape::new([batch, key_heads, rows, keys]));
+    let mixed = B::float_matmul(weights, value);
+    let mixed = B::float_reshape(mixed, Shape::new([batch, heads, tokens, width]));
+    B::float_swap_dims(mixed, 1, 2)
+}
+
+/// True where a query does not see a key, `[1 or batch, 1, tokens, keys]`; nothing where all see
+/// all.
+fn hidden<B: Backend>(visible: Visible<B>) -> Option<BoolTensor<B>> {
+    match visible {
+        Visible::All => None,
+        Visible::Except(hidden) => Some(hidden),
+        Visible::Causal { queries, keys } => {
+            let bools = get_device_settings::<B>(&keys.device()).bool_dtype;
+            let (tokens, seen) = (queries.shape()[0], keys.shape()[0]);
+            // The last query sees the last key, so a single one at the end needs no mask; where it
+            // stands is on the device.
+            let all = Shape::new([1, 1, tokens, seen]);
+            let queries = B::int_reshape(queries, Shape::new([1, 1, tokens, 1]));
+            let keys = B::int_reshape(keys, Shape::new([1, 1, 1, seen]));
+            Some(B::int_greater(
+                B::int_expand(keys, all.clone()),
+                B::int_expand(queries, all),
+                bools,
+            ))
+        }
+    }
+}
+
+/// See [`append_rows`](super::append_rows).
+pub fn append_rows<B: Backend>(
+    cache: FloatTensor<B>,
+    rows: FloatTensor<B>,
+    position: IntTensor<B>,
+    slots: IntTensor<B>,
+) -> FloatTensor<B> {
+    let bools = get_device_settings::<B>(&slots.device()).bool_dtype;
+    let capacity = slots.shape()[0];
+    let tokens = rows.shape()[2] as i64;
+    let position = B::int_expand(position, Shape::new([capacity]));
+    let row = B::int_sub(slots, position); // [capacity]: which new row a slot takes
+    let taken = B::bool_and(
+        B::int_greater_elem(row.clone(), (-1i64).into(), bools),
+        B::int_lower_elem(row.clone(), tokens.into(), bools),
+    );
+    let row = B::int_clamp(row, 0i64.into(), (tokens - 1).into());
+    let rows = B::float_select(rows, 2, row); // [batch, heads, capacity, width]
+    let taken = B::bool_reshape(taken, Shape::new([1, 1, capacity, 1]));
+    let taken = B::bool_expand(taken, cache.shape());
+    B::float_mask_where(cache, taken, rows)
+}
