@@ -6,6 +6,7 @@ use std::str::FromStr;
 use burn_blr::Method;
 use clap::{ArgAction, Args, Parser, ValueEnum};
 
+use crate::commands::bench::{Family, Phase};
 use crate::device::DeviceChoice;
 
 /// Makes dense checkpoints smaller and faster with low-rank, Monarch and BLAST layers.
@@ -286,6 +287,8 @@ pub struct BenchArguments {
 pub enum BenchSubcommand {
     /// Times the layers of the paper as dense, low-rank, Monarch and BLAST
     Layers(BenchLayersArguments),
+    /// Times whole networks with random weights, dense and with the layers of the paper
+    Model(BenchModelArguments),
     /// Sets the times of bench layers beside those of benches/peers/layers.py
     Report(BenchReportArguments),
 }
@@ -299,6 +302,37 @@ pub struct BenchReportArguments {
     /// Prints the table as Markdown
     #[arg(long)]
     pub markdown: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchModelArguments {
+    /// The networks
+    #[arg(
+        long,
+        value_enum,
+        required = true,
+        value_delimiter = ',',
+        value_name = "NAMES"
+    )]
+    pub family: Vec<Family>,
+    /// Only these methods: dense, low-rank, monarch, blast
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub methods: Vec<String>,
+    /// What is timed [default: prefill,decode for language models, forward for the others]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES")]
+    pub phase: Vec<Phase>,
+    /// Rows or images that go through the network at once [default: 1]
+    #[arg(long, value_name = "COUNT")]
+    pub batch: Option<usize>,
+    /// Tokens of each row [default: 1024 for Llama, 384 for GPT-2; decode always has one]
+    #[arg(long, value_name = "COUNT")]
+    pub tokens: Option<usize>,
+    /// Tokens of each row in the cache before a token is decoded [default: as many as --tokens]
+    #[arg(long, value_name = "COUNT")]
+    pub context: Option<usize>,
+    /// Fewest timed repetitions of each row
+    #[arg(long, default_value_t = 50, value_name = "COUNT")]
+    pub reps: usize,
 }
 
 /// What is done with a layer.

@@ -11,8 +11,8 @@
 
 use std::time::{Duration, Instant};
 
-use burn::backend::{Backend, BackendGraph, Dispatch};
 use burn::tensor::Device;
+use burn_blr::graph::{CapturedGraph, GraphError};
 use serde::Serialize;
 
 use crate::device::ChosenDevice;
@@ -117,11 +117,7 @@ pub fn time<W: Work>(
     }
     let mut timing = match Graph::capture(device, work) {
         Ok(graph) => by_replays(graph, repetitions)?,
-        Err(reason) => {
-            // What the failed capture left in the queue of errors is its reason, not ours.
-            let _ = device.sync();
-            enqueued(device, work, repetitions, reason)?
-        }
+        Err(error) => enqueued(device, work, repetitions, error.reason)?,
     };
     timing.host_us = host_us(device, work)?;
     Ok(timing)
@@ -131,37 +127,24 @@ pub fn time<W: Work>(
 struct Graph<'a, W: Work> {
     device: &'a Device,
     work: &'a W,
-    captured: BackendGraph<Dispatch>,
-    results: Vec<W::Result>,
+    captured: CapturedGraph<'a, Vec<W::Result>>,
 }
 
 impl<'a, W: Work> Graph<'a, W> {
     /// Captures all calls, or says why that cannot be.
-    fn capture(device: &'a Device, work: &'a W) -> Result<Self, String> {
-        let dispatch = device.as_dispatch();
-        Dispatch::graph_prepare(dispatch).map_err(|error| error.to_string())?;
-        // What the allocator hands out in this round is what it has for the capture, in which the
-        // driver allows no allocation.
-        let results = all(work);
-        let rehearsed = device.sync();
-        drop(results);
-        rehearsed.map_err(|error| error.to_string())?;
-        Dispatch::graph_start_capture(dispatch).map_err(|error| error.to_string())?;
-        let results = all(work);
-        let captured = Dispatch::graph_stop_capture(dispatch).map_err(|error| error.to_string())?;
+    fn capture(device: &'a Device, work: &'a W) -> Result<Self, GraphError> {
+        // SAFETY: the operands of the captured kernels belong to `work`, which is borrowed for as
+        // long as the graph, and this thread is the only one that uses them.
+        let captured = unsafe { CapturedGraph::capture(device, move || all(work)) }?;
         Ok(Graph {
             device,
             work,
             captured,
-            results,
         })
     }
 
     fn replay(&self) -> Result<(), CommandError> {
-        // SAFETY: the operands of the captured kernels belong to `work`, which is borrowed, their
-        // results are in `results`, and the runtime keeps what they allocated in between for as
-        // long as the graph. This thread's stream is the only one that uses them.
-        unsafe { Dispatch::graph_replay(self.device.as_dispatch(), &self.captured) }.map_err(failed)
+        self.captured.replay().map_err(failed)
     }
 
     /// Seconds of some replays and the synchronisation after them, and those until that began.
@@ -177,12 +160,12 @@ impl<'a, W: Work> Graph<'a, W> {
 }
 
 fn by_replays<W: Work>(
-    mut graph: Graph<'_, W>,
+    graph: Graph<'_, W>,
     repetitions: usize,
 ) -> Result<Timing<W::Result>, CommandError> {
     let calls = graph.work.calls();
     // A replay that wrote nothing would otherwise leave what the rounds before it computed.
-    if let Some(last) = graph.results.last() {
+    if let Some(last) = graph.captured.results().last() {
         graph.work.spoil(last);
     }
     let started = Instant::now();
@@ -203,7 +186,7 @@ fn by_replays<W: Work>(
         device_us.push((seconds - once) * 1e6 / (replays * calls) as f64);
         enqueue_us.push(enqueued * 1e6 / ((1 + replays) * calls) as f64);
     }
-    let Some(last) = graph.results.pop() else {
+    let Some(last) = graph.captured.into_results().pop() else {
         return Err(CommandError::Device {
             reason: "there is no call to time".to_string(),
         });

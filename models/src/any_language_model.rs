@@ -76,3 +76,15 @@ impl LanguageModel for AnyLanguageModel {
         self.inner().head()
     }
 }
+
+impl From<Gpt2> for AnyLanguageModel {
+    fn from(model: Gpt2) -> Self {
+        Self::Gpt2(model)
+    }
+}
+
+impl From<Llama> for AnyLanguageModel {
+    fn from(model: Llama) -> Self {
+        Self::Llama(model)
+    }
+}

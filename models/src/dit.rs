@@ -7,10 +7,11 @@ use burn::module::Module;
 use burn::nn::Embedding;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData, activation};
 use burn_blr::BlrLinear;
+use burn_blr::network::VisibleKeys;
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{AttentionMask, from_patches, modulated_norm};
+use crate::common::{from_patches, modulated_norm};
 use crate::{Attention, Checkpoint, Heads, Mlp, ModelError, PatchEmbedding, Plan, loader};
 
 /// Added to the variance in every norm; the official code has no other.
@@ -300,7 +301,7 @@ impl DitBlock {
         let normed = modulated_norm(x.clone(), ones, NORM_EPSILON, part(0), part(1));
         let attended = self
             .attention
-            .forward(normed, &AttentionMask::none(), None, None);
+            .forward(normed, &VisibleKeys::All, None, None);
         let x = x + part(2) * attended;
         let normed = modulated_norm(x.clone(), ones, NORM_EPSILON, part(3), part(4));
         x + part(5) * self.mlp.forward(normed)

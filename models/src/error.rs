@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use burn::tensor::{DType, TensorReadError};
+use burn_blr::graph::GraphError;
 use burn_blr::{BlrError, Method, Structure};
 use safetensors::{Dtype, SafeTensorError};
 
@@ -20,6 +21,9 @@ pub enum ModelError {
     /// A result could not be read back from the device.
     #[error("cannot read a result from the device: {0}")]
     Read(#[from] TensorReadError),
+    /// A captured pass was not replayed.
+    #[error("the device did not replay a captured pass: {0}")]
+    Graph(#[from] GraphError),
 
     /// The checkpoint directory is not there, or is a file.
     #[error("{}: not a directory; expected one with config.json and model.safetensors", .path.display())]

@@ -1,6 +1,6 @@
 //! Continuing prompts.
 
-use crate::{Context, KvCache, LanguageModel, LeftPadding, ModelError, Sampler};
+use crate::{Context, Decoder, LanguageModel, LeftPadding, ModelError, Sampler};
 
 /// How to continue a prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,7 +113,7 @@ pub fn generate_batch<M: LanguageModel, P: AsRef<[u32]>>(
             max: model.max_tokens(),
         });
     }
-    let mut reader = Reader::new(model, padding, longest, options)?;
+    let mut reader = Reader::new(model, padding, longest, options);
     for step in 0.. {
         if step == options.max_new_tokens {
             rows.iter_mut()
@@ -202,58 +202,73 @@ impl Row {
     }
 }
 
+/// Fewest tokens for which a captured pass pays for its capture, which takes about as long as four
+/// ordinary ones.
+const CAPTURED_TOKENS: usize = 16;
+
 /// Runs a model over a growing context, with or without a cache.
-struct Reader<'a, M> {
+struct Reader<'a, M: LanguageModel> {
     model: &'a M,
     padding: LeftPadding,
-    memory: Memory,
+    memory: Memory<'a, M>,
 }
 
 /// What is kept of the tokens seen so far.
-enum Memory {
-    Cache(KvCache),
+enum Memory<'a, M: LanguageModel> {
+    /// Nothing yet; the cache is to hold so many tokens a row, so many of them new.
+    Empty { capacity: usize, new_tokens: usize },
+    /// Keys and values.
+    Cache(Decoder<'a, M>),
     /// The tokens themselves, a list for each row.
     Tokens(Vec<Vec<u32>>),
 }
 
 impl<'a, M: LanguageModel> Reader<'a, M> {
-    fn new(
-        model: &'a M,
-        padding: LeftPadding,
-        longest: usize,
-        options: &GenerateOptions,
-    ) -> Result<Self, ModelError> {
+    fn new(model: &'a M, padding: LeftPadding, longest: usize, options: &GenerateOptions) -> Self {
         let memory = if options.use_cache {
-            let capacity = longest.saturating_add(options.max_new_tokens);
-            let cache = model.cache(padding.rows(), capacity);
-            Memory::Cache(cache.with_padding(padding.clone())?)
+            Memory::Empty {
+                capacity: longest.saturating_add(options.max_new_tokens),
+                new_tokens: options.max_new_tokens,
+            }
         } else {
             Memory::Tokens(vec![Vec::new(); padding.rows()])
         };
-        Ok(Self {
+        Self {
             model,
             padding,
             memory,
-        })
+        }
     }
 
     /// The logits `[rows, vocab]` of the token after `input`, as many new tokens for each row, row by
     /// row.
     fn next_logits(&mut self, input: &[u32]) -> Result<Vec<f32>, ModelError> {
         let (model, rows) = (self.model, self.padding.rows());
-        let logits = match &mut self.memory {
-            Memory::Cache(cache) => {
+        match &mut self.memory {
+            Memory::Empty {
+                capacity,
+                new_tokens,
+            } => {
+                let cache = model.cache(rows, *capacity);
+                let mut cache = cache.with_padding(self.padding.clone())?;
                 let ids = model.input_ids(input, rows)?;
-                model.last_logits(ids, Context::Cached(cache))?
+                let logits = model.last_logits(ids, Context::Cached(&mut cache))?;
+                let logits = logits.try_into_vec_as::<f32>()?;
+                self.memory = Memory::Cache(match *new_tokens >= CAPTURED_TOKENS {
+                    true => Decoder::new(model, cache)?,
+                    false => Decoder::eager(model, cache),
+                });
+                Ok(logits)
             }
+            Memory::Cache(decoder) => decoder.step(input),
             Memory::Tokens(tokens) => {
                 for (row, new) in tokens.iter_mut().zip(input.chunks(input.len() / rows)) {
                     row.extend(new);
                 }
                 let ids = model.input_ids(&tokens.concat(), rows)?;
-                model.last_logits(ids, Context::Padded(&self.padding))?
+                let logits = model.last_logits(ids, Context::Padded(&self.padding))?;
+                Ok(logits.try_into_vec_as::<f32>()?)
             }
-        };
-        Ok(logits.try_into_vec_as::<f32>()?)
+        }
     }
 }

@@ -7,10 +7,11 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, LayerNorm};
 use burn::tensor::{Device, FloatDType, Int, Tensor};
+use burn_blr::network::VisibleKeys;
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{AttentionMask, LayerCache, Placement, Positions, norm_in_f32};
+use crate::common::{CacheRows, Placement, Positions, norm_in_f32};
 use crate::{
     Activation, Attention, Checkpoint, Context, Heads, LanguageModel, Mlp, ModelError, Plan, loader,
 };
@@ -155,11 +156,11 @@ impl Gpt2Block {
     fn forward(
         &self,
         x: Tensor<3>,
-        mask: &AttentionMask,
-        cache: Option<&mut LayerCache>,
+        visible: &VisibleKeys,
+        cache: Option<CacheRows<'_>>,
     ) -> Tensor<3> {
         let normed = norm_in_f32(&self.ln_1, x.clone());
-        let x = x + self.attention.forward(normed, mask, None, cache);
+        let x = x + self.attention.forward(normed, visible, None, cache);
         let normed = norm_in_f32(&self.ln_2, x.clone());
         x + self.mlp.forward(normed)
     }
@@ -253,12 +254,12 @@ impl LanguageModel for Gpt2 {
         let (layers, max_tokens) = (self.layers(), self.max_tokens());
         let mut placement =
             Placement::new(&input_ids, context, layers, max_tokens, &self.positions)?;
-        let mask = placement.mask();
+        let visible = placement.visible();
         let positions = self.position_embedding.forward(placement.positions());
         // [batch, tokens, n_embd] + [1 or batch, tokens, n_embd]
         let mut x = self.token_embedding.forward(input_ids) + positions;
         for (n, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &mask, placement.layer_cache(n));
+            x = block.forward(x, &visible, placement.layer_cache(n));
         }
         placement.finish();
         Ok(norm_in_f32(&self.ln_f, x))

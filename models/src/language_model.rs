@@ -216,6 +216,23 @@ pub trait LanguageModel {
     where
         Self: Sized,
     {
+        let data = self.checked_ids(ids, batch)?;
+        Ok(Tensor::from_data(data, &self.device()))
+    }
+
+    /// Token ids as data for a tensor `[batch, tokens]`, checked as [`Self::input_ids`] does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::input_ids`].
+    fn checked_ids<I: Copy + Into<i64>>(
+        &self,
+        ids: &[I],
+        batch: usize,
+    ) -> Result<TensorData, ModelError>
+    where
+        Self: Sized,
+    {
         if batch == 0 || ids.is_empty() || !ids.len().is_multiple_of(batch) {
             return Err(ModelError::Batch {
                 found: ids.len(),
@@ -232,8 +249,7 @@ pub trait LanguageModel {
             });
         }
         let tokens = ids.len() / batch;
-        let data = TensorData::new(ids, [batch, tokens]);
-        Ok(Tensor::from_data(data, &self.device()))
+        Ok(TensorData::new(ids, [batch, tokens]))
     }
 }
 

@@ -29,6 +29,7 @@ mod autoencoder_kl;
 mod checkpoint;
 mod classify;
 mod common;
+mod decoder;
 mod diffusion;
 mod dit;
 mod error;
@@ -57,6 +58,7 @@ pub use common::{
     Activation, Attention, Context, Heads, KvCache, LeftPadding, Mlp, PatchEmbedding,
     QueryKeyValue, Rotary, RotaryConfig, RotaryScaling, SeparateQueryKeyValue,
 };
+pub use decoder::Decoder;
 pub use diffusion::{
     DiffusionSampler, DiffusionSchedule, DiffusionStep, GUIDED_CHANNELS, NoiseSource,
     SampleOptions, TRAINING_STEPS, Trajectory, sample_images,

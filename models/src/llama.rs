@@ -6,10 +6,11 @@ use std::path::Path;
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, RmsNorm};
 use burn::tensor::{Device, FloatDType, Int, Tensor};
+use burn_blr::network::VisibleKeys;
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{AttentionMask, LayerCache, Placement, Positions, RotaryAngles, norm_in_f32};
+use crate::common::{CacheRows, Placement, Positions, RotaryAngles, norm_in_f32};
 use crate::{
     Activation, Attention, Checkpoint, Context, Heads, LanguageModel, Mlp, ModelError, Plan,
     Rotary, RotaryConfig, RotaryScaling, loader,
@@ -206,12 +207,12 @@ impl LlamaBlock {
     fn forward(
         &self,
         x: Tensor<3>,
-        mask: &AttentionMask,
+        visible: &VisibleKeys,
         rotary: &RotaryAngles,
-        cache: Option<&mut LayerCache>,
+        cache: Option<CacheRows<'_>>,
     ) -> Tensor<3> {
         let normed = norm_in_f32(&self.input_layernorm, x.clone());
-        let x = x + self.attention.forward(normed, mask, Some(rotary), cache);
+        let x = x + self.attention.forward(normed, visible, Some(rotary), cache);
         let normed = norm_in_f32(&self.post_attention_layernorm, x.clone());
         x + self.mlp.forward(normed)
     }
@@ -332,11 +333,11 @@ impl LanguageModel for Llama {
         let (layers, max_tokens) = (self.layers(), self.max_tokens());
         let mut placement =
             Placement::new(&input_ids, context, layers, max_tokens, &self.positions)?;
-        let mask = placement.mask();
+        let visible = placement.visible();
         let mut x = self.embed_tokens.forward(input_ids); // [batch, tokens, hidden_size]
         let rotary = self.rotary.angles(placement.positions(), x.dtype().into());
         for (n, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &mask, &rotary, placement.layer_cache(n));
+            x = block.forward(x, &visible, &rotary, placement.layer_cache(n));
         }
         placement.finish();
         Ok(norm_in_f32(&self.norm, x))

@@ -10,8 +10,9 @@ use burn::module::{Module, Param};
 use burn::nn::LayerNorm;
 use burn::tensor::{Device, FloatDType, Tensor};
 use burn_blr::BlrLinear;
+use burn_blr::network::VisibleKeys;
 
-use crate::common::{AttentionMask, interpolate_grid, norm_in_f32};
+use crate::common::{interpolate_grid, norm_in_f32};
 use crate::{Attention, Checkpoint, Mlp, ModelError, PatchEmbedding, Plan, loader};
 
 pub use config::{VitConfig, VitNaming, VitPooling};
@@ -39,7 +40,7 @@ impl VitBlock {
         let normed = norm_in_f32(&self.norm_1, x.clone());
         let mixed = self
             .attention
-            .forward(normed, &AttentionMask::none(), None, None);
+            .forward(normed, &VisibleKeys::All, None, None);
         let x = x + mixed;
         let normed = norm_in_f32(&self.norm_2, x.clone());
         x + self.mlp.forward(normed)

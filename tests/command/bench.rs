@@ -6,6 +6,85 @@ use crate::devices::cuda;
 use crate::run::{Finished, blr, blr_on_cuda, read_json, repository, text};
 
 #[test]
+fn a_network_is_timed_in_every_phase_as_dense_and_structured() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("model.json");
+    blr(&[
+        "bench",
+        "model",
+        "--family",
+        "gpt2s",
+        "--methods",
+        "dense,blast",
+        "--phase",
+        "prefill,decode,forward",
+        "--tokens",
+        "3",
+        "--reps",
+        "1",
+        "--json",
+        text(&json),
+    ])
+    .expect_success();
+    let report = read_json(&json);
+    assert_eq!(report["device"], "cpu");
+    let rows = report["rows"].as_array().unwrap();
+    let found: Vec<[&str; 2]> = rows
+        .iter()
+        .map(|row| ["phase", "method"].map(|key| row[key].as_str().unwrap()))
+        .collect();
+    let expected = ["prefill", "decode", "forward"]
+        .map(|phase| [[phase, "dense"], [phase, "blast"]])
+        .concat();
+    assert_eq!(found, expected);
+    for row in rows {
+        for key in [
+            "family",
+            "batch",
+            "tokens",
+            "context",
+            "dtype",
+            "timing",
+            "no_graph",
+            "min_ms",
+            "max_ms",
+            "host_ms",
+            "graph_host_ms",
+            "peak_bytes",
+        ] {
+            assert!(row.get(key).is_some(), "{key} is missing in {row}");
+        }
+        let decode = row["phase"] == "decode";
+        assert_eq!(row["tokens"], if decode { 1 } else { 3 });
+        assert_eq!(row["context"], if decode { 3 } else { 0 });
+        let per_second = row["tokens_per_s"].as_f64().unwrap();
+        let median = row["median_ms"].as_f64().unwrap();
+        let tokens = row["tokens"].as_f64().unwrap();
+        assert!((per_second * median / 1e3 - tokens).abs() < 1e-6, "{row}");
+    }
+    // GPT-2 small has 124,439,808 parameters, its head being the embedding.
+    assert_eq!(rows[0]["parameters"], 124_439_808);
+    assert_eq!(rows[0]["weight_bytes"], 4 * 124_439_808u64);
+    assert!(rows[1]["parameters"].as_u64() < rows[0]["parameters"].as_u64());
+}
+
+#[test]
+fn a_phase_that_a_network_does_not_have_is_one_line() {
+    for (flags, part) in [
+        (vec!["--family", "vit_b", "--phase", "decode"], "--phase"),
+        (vec!["--family", "dit_xl", "--tokens", "77"], "--tokens"),
+        (vec!["--family", "gpt2s", "--tokens", "2000"], "2000"),
+        (vec!["--family", "gpt2s", "--batch", "0"], "--batch"),
+        (
+            vec!["--family", "gpt2s", "--methods", "sparse"],
+            "--methods",
+        ),
+    ] {
+        blr(&[&["bench", "model"], &flags[..]].concat()).expect_refusal(&[part]);
+    }
+}
+
+#[test]
 fn every_row_has_the_agreed_keys_and_a_small_error() {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("bench.json");

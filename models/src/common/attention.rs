@@ -1,10 +1,11 @@
 //! Self-attention, for every family.
 
 use burn::module::Module;
-use burn::tensor::{FloatDType, Tensor, activation};
+use burn::tensor::Tensor;
 use burn_blr::BlrLinear;
+use burn_blr::network::{VisibleKeys, attention};
 
-use super::{AttentionMask, LayerCache, RotaryAngles};
+use super::{CacheRows, RotaryAngles};
 
 /// Multi-head self-attention.
 ///
@@ -88,49 +89,23 @@ impl Attention {
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
-        mask: &AttentionMask,
+        visible: &VisibleKeys,
         rotary: Option<&RotaryAngles>,
-        cache: Option<&mut LayerCache>,
+        cache: Option<CacheRows<'_>>,
     ) -> Tensor<3> {
         let [batch, tokens, _] = x.dims();
-        let Heads {
-            query: heads,
-            key: key_heads,
-            width,
-        } = self.heads;
         let [query, key, value] = self.project(x);
         let (query, key) = match rotary {
             Some(angles) => (angles.rotate(query), angles.rotate(key)),
             None => (query, key),
         };
-        // Scaling the query is one pass over [tokens, width] instead of [tokens, keys], and
-        // keeps the product in the range of f16.
-        let query = query * self.scale;
         let (key, value) = match cache {
             Some(cache) => cache.append(key, value),
             None => (key, value),
         };
-
-        let dtype: FloatDType = query.dtype().into();
-        let [_, _, keys, _] = key.dims();
-        // The queries that share a key head are rows of one product, so that keys and values are
-        // not repeated: [batch, heads, tokens, width] -> [batch, key heads, shared · tokens, width]
-        let shared = heads / key_heads;
-        let query = query.reshape([batch, key_heads, shared * tokens, width]);
-        // [batch, key heads, shared · tokens, keys] -> [batch, heads, tokens, keys]
-        let scores = query
-            .matmul(key.swap_dims(2, 3))
-            .cast(FloatDType::F32)
-            .reshape([batch, heads, tokens, keys]);
-        let weights = activation::softmax(mask.apply(scores), 3).cast(dtype);
-        // The same two steps back, then [batch, heads, tokens, width] -> [batch, tokens, all heads]
-        let mixed = weights
-            .reshape([batch, key_heads, shared * tokens, keys])
-            .matmul(value)
-            .reshape([batch, heads, tokens, width])
-            .swap_dims(1, 2)
-            .reshape([batch, tokens, heads * width]);
-        self.proj.forward(mixed)
+        let mixed = attention(query, key, value, visible, self.scale); // [batch, tokens, heads, width]
+        let features = self.heads.query * self.heads.width;
+        self.proj.forward(mixed.reshape([batch, tokens, features]))
     }
 
     /// Query `[batch, heads, tokens, width]`, key and value `[batch, key heads, tokens, width]`.

@@ -1,6 +1,7 @@
 //! Keys and values of the tokens seen so far.
 
-use burn::tensor::{Tensor, s};
+use burn::tensor::{Device, Int, Tensor, s};
+use burn_blr::network::append_rows;
 
 use super::LeftPadding;
 use crate::ModelError;
@@ -13,6 +14,7 @@ pub struct KvCache {
     capacity: usize,
     used: usize,
     padding: Option<LeftPadding>,
+    pads: Option<Tensor<2, Int>>,
     pub(crate) layers: Vec<LayerCache>,
 }
 
@@ -39,6 +41,7 @@ impl KvCache {
             capacity,
             used: 0,
             padding: None,
+            pads: None,
             layers: vec![layer; layers],
         }
     }
@@ -56,6 +59,7 @@ impl KvCache {
             });
         }
         self.padding = Some(padding);
+        self.pads = None;
         Ok(self)
     }
 
@@ -79,6 +83,15 @@ impl KvCache {
         self.used
     }
 
+    /// Bytes on the device, which are taken when the first token comes.
+    pub fn bytes(&self) -> usize {
+        let bytes = |tensor: &Tensor<4>| tensor.shape().num_elements() * tensor.dtype().size();
+        let stores = self.layers.iter().filter_map(|layer| layer.store.as_ref());
+        stores
+            .map(|(keys, values)| bytes(keys) + bytes(values))
+            .sum()
+    }
+
     /// Forgets all tokens and keeps the memory.
     pub fn clear(&mut self) {
         self.used = 0;
@@ -87,7 +100,7 @@ impl KvCache {
         }
     }
 
-    /// Checks that `tokens` more tokens of `batch` rows of a model of `layers` layers fit.
+    /// Checks that it holds `tokens` tokens of `batch` rows of a model of `layers` layers.
     pub(crate) fn check(
         &self,
         layers: usize,
@@ -105,9 +118,9 @@ impl KvCache {
         if self.batch != batch {
             return Err(mismatch("rows", self.batch, batch));
         }
-        if self.used + tokens > self.capacity {
+        if tokens > self.capacity {
             return Err(ModelError::TooManyTokens {
-                found: self.used + tokens,
+                found: tokens,
                 max: self.capacity,
             });
         }
@@ -118,32 +131,90 @@ impl KvCache {
     pub(crate) fn advance(&mut self, tokens: usize) {
         self.used += tokens;
     }
+
+    /// Counts `tokens` tokens in all that were written at places on the device.
+    pub(crate) fn set_tokens(&mut self, tokens: usize) {
+        self.used = tokens;
+        for layer in &mut self.layers {
+            layer.used = tokens;
+        }
+    }
+
+    /// The padding of each row as the layers need it, `[batch, 1]` on `device`; nothing where no row
+    /// has any.
+    pub(crate) fn pads(&mut self, device: &Device) -> Option<Tensor<2, Int>> {
+        // Kept: a captured graph takes nothing from the host.
+        if self.pads.is_none() {
+            self.pads = self
+                .padding
+                .as_ref()
+                .and_then(|padding| padding.pads(device));
+        }
+        self.pads.clone()
+    }
 }
 
-impl LayerCache {
-    /// Adds the keys and values of new tokens and returns those of all.
+/// Where new rows go that have no place the host knows: on the device, and read from there.
+#[derive(Debug, Clone)]
+pub(crate) struct Located {
+    /// Tokens before the new ones, `[1]`.
+    pub(crate) position: Tensor<1, Int>,
+    /// The numbers of all places, `[capacity]`.
+    pub(crate) slots: Tensor<1, Int>,
+}
+
+/// The rows of one layer that a forward pass appends.
+pub(crate) struct CacheRows<'a> {
+    layer: &'a mut LayerCache,
+    located: Option<&'a Located>,
+}
+
+impl<'a> CacheRows<'a> {
+    /// New rows of `layer`, after those that it holds or at a place on the device.
+    pub(crate) fn new(layer: &'a mut LayerCache, located: Option<&'a Located>) -> Self {
+        Self { layer, located }
+    }
+
+    /// Adds the keys and values of new tokens and returns those of all; with a place on the device
+    /// that is the whole cache, whatever it holds behind the new tokens.
     ///
     /// # Shapes
     ///
     /// - `key`, `value`: `[batch, heads, tokens, head_features]`
-    /// - output: `[batch, heads, used + tokens, head_features]` each
-    pub(crate) fn append(&mut self, key: Tensor<4>, value: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+    /// - output: `[batch, heads, used + tokens or capacity, head_features]` each
+    pub(crate) fn append(self, key: Tensor<4>, value: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let Self { layer, located } = self;
         let [batch, heads, tokens, head_features] = key.dims();
-        let (start, end) = (self.used, self.used + tokens);
         // Taken out, not cloned: as the only owner, the assignment below writes in place.
-        let (keys, values) = self.store.take().unwrap_or_else(|| {
-            let shape = [batch, heads, self.capacity, head_features];
+        let (keys, values) = layer.store.take().unwrap_or_else(|| {
+            let shape = [batch, heads, layer.capacity, head_features];
             let options = (&key.device(), key.dtype());
             (Tensor::zeros(shape, options), Tensor::zeros(shape, options))
         });
-        let keys = keys.slice_assign(s![.., .., start..end, ..], key);
-        let values = values.slice_assign(s![.., .., start..end, ..], value);
-        self.used = end;
-        let seen = (
-            keys.clone().slice(s![.., .., 0..end, ..]),
-            values.clone().slice(s![.., .., 0..end, ..]),
-        );
-        self.store = Some((keys, values));
+        let (keys, values, end) = match located {
+            Some(Located { position, slots }) => {
+                let append =
+                    |cache, rows| append_rows(cache, rows, position.clone(), slots.clone());
+                (append(keys, key), append(values, value), layer.capacity)
+            }
+            None => {
+                let (start, end) = (layer.used, layer.used + tokens);
+                layer.used = end;
+                (
+                    keys.slice_assign(s![.., .., start..end, ..], key),
+                    values.slice_assign(s![.., .., start..end, ..], value),
+                    end,
+                )
+            }
+        };
+        let seen = match end == layer.capacity {
+            true => (keys.clone(), values.clone()),
+            false => (
+                keys.clone().slice(s![.., .., 0..end, ..]),
+                values.clone().slice(s![.., .., 0..end, ..]),
+            ),
+        };
+        layer.store = Some((keys, values));
         seen
     }
 }

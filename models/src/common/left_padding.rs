@@ -1,5 +1,7 @@
 //! Rows of different lengths in one batch.
 
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
 use crate::ModelError;
 
 /// How many tokens at the start of each row of a batch are padding.
@@ -52,12 +54,13 @@ impl LeftPadding {
         self.counts.iter().all(|&count| count == 0)
     }
 
-    /// Positions of the tokens `past..past + tokens` of every row, row by row. Padding has position
-    /// zero.
-    pub(crate) fn positions(&self, past: usize, tokens: usize) -> Vec<i64> {
-        let row = |&pads: &usize| {
-            (past..past + tokens).map(move |token| token.saturating_sub(pads) as i64)
-        };
-        self.counts.iter().flat_map(row).collect()
+    /// The counts on `device`, `[rows, 1]`; nothing where there is no padding at all.
+    pub(crate) fn pads(&self, device: &Device) -> Option<Tensor<2, Int>> {
+        if self.is_none() {
+            return None;
+        }
+        let counts: Vec<i64> = self.counts.iter().map(|&count| count as i64).collect();
+        let data = TensorData::new(counts, [self.rows(), 1]);
+        Some(Tensor::from_data(data, device))
     }
 }

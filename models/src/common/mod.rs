@@ -2,7 +2,6 @@
 
 mod activation;
 mod attention;
-mod attention_mask;
 mod kv_cache;
 mod left_padding;
 mod mlp;
@@ -18,9 +17,8 @@ mod token_loss;
 
 pub use activation::Activation;
 pub use attention::{Attention, Heads, QueryKeyValue, SeparateQueryKeyValue};
-pub(crate) use attention_mask::AttentionMask;
+pub(crate) use kv_cache::CacheRows;
 pub use kv_cache::KvCache;
-pub(crate) use kv_cache::LayerCache;
 pub use left_padding::LeftPadding;
 pub use mlp::Mlp;
 pub(crate) use norm::{modulated_norm, norm_in_f32};

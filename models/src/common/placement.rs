@@ -1,8 +1,10 @@
 //! Where the tokens of one forward pass stand.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor};
+use burn_blr::network::VisibleKeys;
 
-use super::{AttentionMask, LayerCache, LeftPadding, Positions};
+use super::kv_cache::{CacheRows, Located};
+use super::{LeftPadding, Positions};
 use crate::{KvCache, ModelError};
 
 /// What stands before the tokens of a forward pass.
@@ -14,16 +16,28 @@ pub enum Context<'a> {
     Padded(&'a LeftPadding),
     /// The tokens in a cache, which takes up those of this pass. Padding is that of the cache.
     Cached(&'a mut KvCache),
+    /// The first `position` tokens of a cache, which takes up those of this pass behind them and
+    /// does not count them: a place that the host need not know, so that one captured graph serves
+    /// every token. See [`crate::Decoder`].
+    Located {
+        /// The cache; its padding counts.
+        cache: &'a mut KvCache,
+        /// Tokens before those of this pass, `[1]`; with them no more than the capacity.
+        position: Tensor<1, Int>,
+    },
 }
 
 /// The place of the tokens of one forward pass in their rows.
 pub(crate) struct Placement<'a> {
-    past: usize,
     tokens: usize,
-    padding: Option<LeftPadding>,
-    table: &'a Positions,
-    device: Device,
+    /// Places of the tokens, `[tokens]`.
+    queries: Tensor<1, Int>,
+    /// Places of the keys, `[keys]`.
+    keys: Tensor<1, Int>,
+    /// Padding of each row, `[batch, 1]`.
+    pads: Option<Tensor<2, Int>>,
     cache: Option<&'a mut KvCache>,
+    located: Option<Located>,
 }
 
 impl<'a> Placement<'a> {
@@ -36,15 +50,20 @@ impl<'a> Placement<'a> {
         context: Context<'a>,
         layers: usize,
         max_tokens: usize,
-        table: &'a Positions,
+        table: &Positions,
     ) -> Result<Self, ModelError> {
         let [batch, tokens] = input_ids.dims();
-        let (padding, cache) = match context {
-            Context::Empty => (None, None),
-            Context::Padded(padding) => (Some(padding.clone()), None),
-            Context::Cached(cache) => (cache.padding().cloned(), Some(cache)),
+        let device = input_ids.device();
+        let (padding, mut cache, position) = match context {
+            Context::Empty => (None, None, None),
+            Context::Padded(padding) => (Some(padding), None, None),
+            Context::Cached(cache) => (None, Some(cache), None),
+            Context::Located { cache, position } => (None, Some(cache), Some(position)),
         };
-        let past = cache.as_ref().map_or(0, |cache| cache.tokens());
+        let past = match (&cache, &position) {
+            (Some(cache), None) => cache.tokens(),
+            _ => 0,
+        };
         if tokens == 0 {
             return Err(ModelError::TooFewTokens { found: 0, min: 1 });
         }
@@ -55,9 +74,10 @@ impl<'a> Placement<'a> {
             });
         }
         if let Some(cache) = &cache {
-            cache.check(layers, batch, tokens)?;
+            cache.check(layers, batch, past + tokens)?;
         }
-        if let Some(padding) = &padding
+        let padded = padding.or(cache.as_ref().and_then(|cache| cache.padding()));
+        if let Some(padding) = padded
             && padding.rows() != batch
         {
             return Err(ModelError::PaddingMismatch {
@@ -65,48 +85,81 @@ impl<'a> Placement<'a> {
                 expected: batch,
             });
         }
+        let pads = match &mut cache {
+            Some(cache) => cache.pads(&device),
+            None => padding.and_then(|padding| padding.pads(&device)),
+        };
+        let (queries, keys) = match (&position, &cache) {
+            (Some(position), Some(cache)) => {
+                let queries = match tokens {
+                    1 => position.clone(),
+                    _ => table.range(0, tokens) + position.clone(),
+                };
+                (queries, table.range(0, cache.capacity()))
+            }
+            _ => (
+                table.range(past, past + tokens),
+                table.range(0, past + tokens),
+            ),
+        };
+        let located = position.map(|position| Located {
+            position,
+            slots: keys.clone(),
+        });
         Ok(Self {
-            past,
             tokens,
-            padding: padding.filter(|padding| !padding.is_none()),
-            table,
-            device: input_ids.device(),
+            queries,
+            keys,
+            pads,
             cache,
+            located,
         })
     }
 
-    /// The mask of a causal model.
-    pub(crate) fn mask(&self) -> AttentionMask {
-        match &self.padding {
-            None => AttentionMask::causal(self.past, self.tokens, self.table),
-            Some(padding) => AttentionMask::padded(padding, self.past, self.tokens, &self.device),
-        }
+    /// What each token of a causal model sees.
+    pub(crate) fn visible(&self) -> VisibleKeys {
+        let Some(pads) = &self.pads else {
+            // The last token sees every key, so a single one needs no mask.
+            if self.tokens == 1 && self.located.is_none() {
+                return VisibleKeys::All;
+            }
+            return VisibleKeys::Causal {
+                queries: self.queries.clone(),
+                keys: self.keys.clone(),
+            };
+        };
+        let [batch, _] = pads.dims();
+        let [seen] = self.keys.dims();
+        let keys = self.keys.clone().reshape([1, 1, 1, seen]);
+        let queries = self.queries.clone().reshape([1, 1, self.tokens, 1]);
+        let pads = pads.clone().reshape([batch, 1, 1, 1]);
+        let all = [batch, 1, self.tokens, seen];
+        let keys = keys.expand(all);
+        let later = keys.clone().greater(queries.expand(all));
+        VisibleKeys::Except(keys.lower(pads.expand(all)).bool_or(later))
     }
 
-    /// Positions of the tokens, `[1 or batch, tokens]`: one row where all are the same.
+    /// Positions of the tokens, `[1 or batch, tokens]`: one row where all are the same. Padding has
+    /// position zero.
     pub(crate) fn positions(&self) -> Tensor<2, Int> {
-        match &self.padding {
-            None => {
-                let range = self.table.range(self.past, self.past + self.tokens);
-                range.unsqueeze() // [tokens] -> [1, tokens]
-            }
-            Some(padding) => {
-                let positions = padding.positions(self.past, self.tokens);
-                let data = TensorData::new(positions, [padding.rows(), self.tokens]);
-                Tensor::from_data(data, &self.device)
-            }
+        let queries = self.queries.clone().unsqueeze(); // [tokens] -> [1, tokens]
+        match &self.pads {
+            None => queries,
+            Some(pads) => (queries - pads.clone()).clamp_min(0),
         }
     }
 
-    /// The part of layer `n` in the cache, where there is one.
-    pub(crate) fn layer_cache(&mut self, n: usize) -> Option<&mut LayerCache> {
-        let cache = self.cache.as_mut()?;
-        cache.layers.get_mut(n)
+    /// The rows of layer `n` in the cache, where there is one.
+    pub(crate) fn layer_cache(&mut self, n: usize) -> Option<CacheRows<'_>> {
+        let layer = self.cache.as_mut()?.layers.get_mut(n)?;
+        Some(CacheRows::new(layer, self.located.as_ref()))
     }
 
     /// Counts the tokens that every layer has appended to the cache.
     pub(crate) fn finish(self) {
-        if let Some(cache) = self.cache {
+        if let Some(cache) = self.cache
+            && self.located.is_none()
+        {
             cache.advance(self.tokens);
         }
     }

@@ -4,7 +4,8 @@ use burn_blr::{Method, Structure};
 use serde::Serialize;
 
 use super::catalogue::{self, LAYERS, Layer};
-use super::passes::Passes;
+use super::methods::methods;
+use super::passes::{self, Passes};
 use super::{memory, operands};
 use crate::arguments::{BenchLayersArguments, Common, Dtype, Pass, TokenCount};
 use crate::device::ChosenDevice;
@@ -155,19 +156,7 @@ struct Way {
 
 /// The ways of the flags: a structure by its kernels, and then, where asked for, by plain Burn.
 fn ways(names: &[String], plain: bool) -> Result<Vec<Way>, CommandError> {
-    let method = |name: &String| match name.as_str() {
-        "dense" => Ok(None),
-        name => name.parse().map(Some).map_err(|_| CommandError::Flag {
-            flag: "methods",
-            found: name.to_string(),
-            expected: "dense, low-rank, monarch or blast".to_string(),
-        }),
-    };
-    let mut methods: Vec<Option<Method>> = names.iter().map(method).collect::<Result<_, _>>()?;
-    if methods.is_empty() {
-        methods.push(None);
-        methods.extend(Method::ALL.map(Some));
-    }
+    let methods = methods(names)?;
     let mut ways = Vec::new();
     for method in methods {
         ways.push(Way {
@@ -221,8 +210,11 @@ impl Bench<'_> {
         drop(made);
         let size = burn::tensor::DType::from(dtype).size();
         let operand_bytes = size * (structure.parameters(inputs, outputs) + self.tokens * inputs);
-        let beyond =
-            memory::beyond_operands(device, passes.operands(index), self.pass, self.plain)?;
+        let beyond = memory::reserved_by(
+            device,
+            (passes.operands(index).clone(), self.pass, self.plain),
+            |(operands, pass, plain)| passes::run(&operands, pass, plain),
+        )?;
         drop(passes);
         device.memory_cleanup();
 

@@ -1,24 +1,21 @@
 //! Device memory that a pass takes.
 
-use burn::tensor::{Device, Tensor};
-use burn_blr::{BlrLinear, Structure};
+use burn::tensor::Device;
+use burn_blr::Structure;
 
-use super::passes;
-use crate::arguments::Pass;
 use crate::device_timing::sync;
 use crate::error::CommandError;
 
-/// Bytes that one pass reserves on the device beyond its operands: results and what is between.
+/// Bytes that `pass` reserves on the device beyond what there is: results and what is between.
 ///
 /// Taken in the allocator's persistent window, whose blocks fit exactly, after everything unused
 /// was given back. Blocks that are freed on the way serve later requests of the same size, so this
 /// is the peak where they all live at once, and can be above it where sizes differ. Nothing where
 /// the backend does not report its memory.
-pub fn beyond_operands(
+pub fn reserved_by<I: Send, O: Send>(
     device: &Device,
-    operands: &(BlrLinear, Tensor<2>),
-    pass: Pass,
-    plain: bool,
+    input: I,
+    pass: impl Fn(I) -> O + Send,
 ) -> Result<Option<usize>, CommandError> {
     let reserved = || {
         device
@@ -28,10 +25,7 @@ pub fn beyond_operands(
     sync(device)?;
     device.memory_cleanup();
     let before = reserved();
-    let made = device.memory_persistent_allocations((operands.clone(), pass, plain), |input| {
-        let (operands, pass, plain) = input;
-        passes::run(&operands, pass, plain)
-    });
+    let made = device.memory_persistent_allocations(input, pass);
     sync(device)?;
     let after = reserved();
     drop(made);

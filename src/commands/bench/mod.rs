@@ -3,10 +3,15 @@
 mod catalogue;
 mod layers;
 mod memory;
+mod methods;
+mod model;
+mod networks;
 mod operands;
 mod passes;
 mod reference;
 mod report;
+
+pub use networks::{Family, Phase};
 
 use crate::arguments::{BenchArguments, BenchSubcommand, Common};
 use crate::error::CommandError;
@@ -14,6 +19,7 @@ use crate::error::CommandError;
 pub fn run(common: &Common, arguments: &BenchArguments) -> Result<(), CommandError> {
     match &arguments.what {
         BenchSubcommand::Layers(arguments) => layers::run(common, arguments),
+        BenchSubcommand::Model(arguments) => model::run(common, arguments),
         BenchSubcommand::Report(arguments) => report::run(common, arguments),
     }
 }
