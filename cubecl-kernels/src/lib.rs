@@ -31,6 +31,7 @@ mod error;
 mod format;
 mod mma;
 mod operand;
+mod over_units;
 mod product;
 mod ptx;
 mod strategy;
@@ -42,6 +43,7 @@ pub mod blast;
 pub mod low_rank;
 pub mod matmul;
 pub mod monarch;
+pub mod norm;
 
 pub use activation::Activation;
 pub use error::{KernelError, Missing, Requirement};

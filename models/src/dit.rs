@@ -11,7 +11,7 @@ use burn_blr::network::VisibleKeys;
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{from_patches, modulated_norm};
+use crate::common::{ResidualStream, from_patches};
 use crate::{Attention, Checkpoint, Heads, Mlp, ModelError, PatchEmbedding, Plan, loader};
 
 /// Added to the variance in every norm; the official code has no other.
@@ -286,25 +286,24 @@ pub struct DitBlock {
 }
 
 impl DitBlock {
-    /// Applies the block.
+    /// Applies the block to the stream.
     ///
     /// # Shapes
     ///
-    /// - `x`, output: `[batch, patches, hidden_size]`
     /// - `condition`: `[batch, hidden_size]`, behind its SiLU
-    fn forward(&self, x: Tensor<3>, ones: &Tensor<1>, condition: &Tensor<2>) -> Tensor<3> {
-        let [batch, _, hidden] = x.dims();
+    fn forward(&self, stream: &mut ResidualStream, condition: &Tensor<2>) {
+        let [batch, hidden] = condition.dims();
         // [batch, 6 hidden] -> [batch, 6, hidden]
         let all = self.modulation.forward(condition.clone());
         let all = all.reshape([batch, 6, hidden]);
         let part = |n| all.clone().narrow(1, n, 1); // [batch, 1, hidden]
-        let normed = modulated_norm(x.clone(), ones, NORM_EPSILON, part(0), part(1));
+        let normed = stream.modulated(NORM_EPSILON, part(0), part(1));
         let attended = self
             .attention
             .forward(normed, &VisibleKeys::All, None, None);
-        let x = x + part(2) * attended;
-        let normed = modulated_norm(x.clone(), ones, NORM_EPSILON, part(3), part(4));
-        x + part(5) * self.mlp.forward(normed)
+        stream.add(attended, Some(part(2)));
+        let normed = stream.modulated(NORM_EPSILON, part(3), part(4));
+        stream.add(self.mlp.forward(normed), Some(part(5)));
     }
 }
 
@@ -321,15 +320,15 @@ pub struct DitFinalLayer {
 impl DitFinalLayer {
     /// # Shapes
     ///
-    /// - `x`: `[batch, patches, hidden_size]`
+    /// - the stream: `[batch, patches, hidden_size]`
     /// - `condition`: `[batch, hidden_size]`, behind its SiLU
     /// - output: `[batch, patches, patch · patch · out channels]`
-    fn forward(&self, x: Tensor<3>, ones: &Tensor<1>, condition: Tensor<2>) -> Tensor<3> {
-        let [batch, _, hidden] = x.dims();
+    fn forward(&self, mut stream: ResidualStream, condition: Tensor<2>) -> Tensor<3> {
+        let [batch, hidden] = condition.dims();
         let all = self.modulation.forward(condition);
         let all = all.reshape([batch, 2, hidden]); // [batch, 2 hidden] -> [batch, 2, hidden]
         let part = |n| all.clone().narrow(1, n, 1); // [batch, 1, hidden]
-        let normed = modulated_norm(x, ones, NORM_EPSILON, part(0), part(1));
+        let normed = stream.modulated(NORM_EPSILON, part(0), part(1));
         self.proj.forward(normed)
     }
 }
@@ -353,8 +352,6 @@ pub struct Dit {
     pub final_layer: DitFinalLayer,
     /// Added to the tokens, `[1, patches, hidden_size]`. Not a parameter.
     pub(crate) positions: Tensor<3>,
-    /// `[hidden_size]`, `f32`: the scale of norms that have none.
-    pub(crate) ones: Tensor<1>,
     #[module(skip)]
     pub(crate) config: DitConfig,
 }
@@ -474,15 +471,16 @@ impl Dit {
         check_shape("y", &y.dims(), &[batch])?;
         let dtype: FloatDType = self.labels.weight.dtype().into();
 
-        let mut x = self.patch_embedding.forward(x.cast(dtype)) + self.positions.clone();
+        let x = self.patch_embedding.forward(x.cast(dtype)) + self.positions.clone();
         // [batch] -> [batch, 1] -> [batch, 1, hidden] -> [batch, hidden]
         let label = self.labels.forward(y.reshape([batch, 1]));
         let label = label.reshape([batch, config.hidden_size]);
         let condition = activation::silu(self.timestep.forward(t, dtype) + label);
+        let mut stream = ResidualStream::new(x);
         for block in &self.blocks {
-            x = block.forward(x, &self.ones, &condition);
+            block.forward(&mut stream, &condition);
         }
-        let x = self.final_layer.forward(x, &self.ones, condition);
+        let x = self.final_layer.forward(stream, condition);
         Ok(from_patches(
             x,
             config.side(),

@@ -5,15 +5,15 @@
 use std::path::Path;
 
 use burn::module::{Module, Param};
-use burn::nn::{Embedding, LayerNorm};
+use burn::nn::Embedding;
 use burn::tensor::{Device, FloatDType, Int, Tensor};
-use burn_blr::network::VisibleKeys;
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{CacheRows, Placement, Positions, norm_in_f32};
+use crate::common::{Placement, Positions, ResidualStream};
 use crate::{
-    Activation, Attention, Checkpoint, Context, Heads, LanguageModel, Mlp, ModelError, Plan, loader,
+    Activation, Checkpoint, Context, Heads, LanguageModel, ModelError, Plan, TokenNorm,
+    TransformerBlock, loader,
 };
 
 /// The configuration of a GPT-2 model, with the names of its `config.json`
@@ -134,38 +134,6 @@ impl Gpt2Config {
     }
 }
 
-/// One transformer block: attention and MLP, each behind a norm and added to its input.
-#[derive(Module, Debug)]
-pub struct Gpt2Block {
-    /// Norm before attention, in `f32`.
-    pub ln_1: LayerNorm,
-    /// Self-attention.
-    pub attention: Attention,
-    /// Norm before the MLP, in `f32`.
-    pub ln_2: LayerNorm,
-    /// Feed-forward block.
-    pub mlp: Mlp,
-}
-
-impl Gpt2Block {
-    /// Applies the block.
-    ///
-    /// # Shapes
-    ///
-    /// - `x`, output: `[batch, tokens, n_embd]`
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        visible: &VisibleKeys,
-        cache: Option<CacheRows<'_>>,
-    ) -> Tensor<3> {
-        let normed = norm_in_f32(&self.ln_1, x.clone());
-        let x = x + self.attention.forward(normed, visible, None, cache);
-        let normed = norm_in_f32(&self.ln_2, x.clone());
-        x + self.mlp.forward(normed)
-    }
-}
-
 /// GPT-2 with its language-modelling head. Load it with [`Gpt2::load`], or make one with random
 /// weights with [`Gpt2::init`].
 ///
@@ -177,9 +145,9 @@ pub struct Gpt2 {
     /// Position embedding, `[n_positions, n_embd]`.
     pub position_embedding: Embedding,
     /// The blocks, first to last.
-    pub blocks: Vec<Gpt2Block>,
-    /// Norm before the head, in `f32`.
-    pub ln_f: LayerNorm,
+    pub blocks: Vec<TransformerBlock>,
+    /// Norm before the head.
+    pub ln_f: TokenNorm,
     /// Head, `[vocab_size, n_embd]`, when it is not tied.
     pub head: Option<Param<Tensor<2>>>,
     pub(crate) positions: Positions,
@@ -257,12 +225,13 @@ impl LanguageModel for Gpt2 {
         let visible = placement.visible();
         let positions = self.position_embedding.forward(placement.positions());
         // [batch, tokens, n_embd] + [1 or batch, tokens, n_embd]
-        let mut x = self.token_embedding.forward(input_ids) + positions;
+        let x = self.token_embedding.forward(input_ids) + positions;
+        let mut stream = ResidualStream::new(x);
         for (n, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &visible, placement.layer_cache(n));
+            block.forward(&mut stream, &visible, None, placement.layer_cache(n));
         }
         placement.finish();
-        Ok(norm_in_f32(&self.ln_f, x))
+        Ok(stream.normed(&self.ln_f))
     }
 
     fn head(&self) -> Tensor<2> {

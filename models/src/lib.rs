@@ -56,7 +56,8 @@ pub use checkpoint::{BLR_VERSION, BlrLayer, BlrSection, Checkpoint, Entry, Famil
 pub use classify::{Accuracy, Classification, accuracy};
 pub use common::{
     Activation, Attention, Context, Heads, KvCache, LeftPadding, Mlp, PatchEmbedding,
-    QueryKeyValue, Rotary, RotaryConfig, RotaryScaling, SeparateQueryKeyValue,
+    QueryKeyValue, Rotary, RotaryConfig, RotaryScaling, SeparateQueryKeyValue, TokenNorm,
+    TransformerBlock,
 };
 pub use decoder::Decoder;
 pub use diffusion::{
@@ -66,15 +67,15 @@ pub use diffusion::{
 pub use dit::{Dit, DitBlock, DitConfig, DitFinalLayer, TimestepEmbedding};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, Generation, StopReason, generate, generate_batch};
-pub use gpt2::{Gpt2, Gpt2Block, Gpt2Config};
+pub use gpt2::{Gpt2, Gpt2Config};
 pub use image::{ImagePipeline, ImageSize, LabelledImage, Pixels, Resampling, labelled_images};
 pub use import::{ImportDitOptions, import_dit};
 pub use labels::Labels;
 pub use language_model::LanguageModel;
 pub use layer::{FactorNames, LinearLayer, WeightLayout, check_structure, linear_layers};
-pub use llama::{Llama, LlamaBlock, LlamaConfig};
+pub use llama::{Llama, LlamaConfig};
 pub use plan::{PRESETS, Plan, Rule, default_blocks};
 pub use sampling::Sampler;
 pub use text_loss::{TextLoss, text_loss};
 pub use tokenizer::{TextStream, TextTokenizer};
-pub use vit::{Vit, VitBlock, VitConfig, VitNaming, VitPooling};
+pub use vit::{Vit, VitConfig, VitNaming, VitPooling};

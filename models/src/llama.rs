@@ -4,16 +4,15 @@
 use std::path::Path;
 
 use burn::module::{Module, Param};
-use burn::nn::{Embedding, RmsNorm};
+use burn::nn::Embedding;
 use burn::tensor::{Device, FloatDType, Int, Tensor};
-use burn_blr::network::VisibleKeys;
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{CacheRows, Placement, Positions, RotaryAngles, norm_in_f32};
+use crate::common::{Placement, Positions, ResidualStream};
 use crate::{
-    Activation, Attention, Checkpoint, Context, Heads, LanguageModel, Mlp, ModelError, Plan,
-    Rotary, RotaryConfig, RotaryScaling, loader,
+    Activation, Checkpoint, Context, Heads, LanguageModel, ModelError, Plan, Rotary, RotaryConfig,
+    RotaryScaling, TokenNorm, TransformerBlock, loader,
 };
 
 /// The configuration of a Llama model, with the names of its `config.json`.
@@ -185,39 +184,6 @@ impl LlamaConfig {
     }
 }
 
-/// One transformer block: attention and MLP, each behind a norm and added to its input.
-#[derive(Module, Debug)]
-pub struct LlamaBlock {
-    /// Norm before attention, in `f32`.
-    pub input_layernorm: RmsNorm,
-    /// Self-attention.
-    pub attention: Attention,
-    /// Norm before the MLP, in `f32`.
-    pub post_attention_layernorm: RmsNorm,
-    /// Feed-forward block; its `gate`, `fc` and `proj` are `gate_proj`, `up_proj` and `down_proj`.
-    pub mlp: Mlp,
-}
-
-impl LlamaBlock {
-    /// Applies the block.
-    ///
-    /// # Shapes
-    ///
-    /// - `x`, output: `[batch, tokens, hidden_size]`
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        visible: &VisibleKeys,
-        rotary: &RotaryAngles,
-        cache: Option<CacheRows<'_>>,
-    ) -> Tensor<3> {
-        let normed = norm_in_f32(&self.input_layernorm, x.clone());
-        let x = x + self.attention.forward(normed, visible, Some(rotary), cache);
-        let normed = norm_in_f32(&self.post_attention_layernorm, x.clone());
-        x + self.mlp.forward(normed)
-    }
-}
-
 /// Llama with its language-modelling head. Load it with [`Llama::load`], or make one with random
 /// weights with [`Llama::init`].
 ///
@@ -228,9 +194,9 @@ pub struct Llama {
     /// Token embedding, `[vocab_size, hidden_size]`; the head too when that is tied.
     pub embed_tokens: Embedding,
     /// The blocks, first to last.
-    pub blocks: Vec<LlamaBlock>,
-    /// Norm before the head, in `f32`.
-    pub norm: RmsNorm,
+    pub blocks: Vec<TransformerBlock>,
+    /// Norm before the head.
+    pub norm: TokenNorm,
     /// Head, `[vocab_size, hidden_size]`, when it is not tied.
     pub head: Option<Param<Tensor<2>>>,
     pub(crate) rotary: Rotary,
@@ -334,13 +300,18 @@ impl LanguageModel for Llama {
         let mut placement =
             Placement::new(&input_ids, context, layers, max_tokens, &self.positions)?;
         let visible = placement.visible();
-        let mut x = self.embed_tokens.forward(input_ids); // [batch, tokens, hidden_size]
-        let rotary = self.rotary.angles(placement.positions(), x.dtype().into());
+        let angles = self.rotary.angles(placement.positions());
+        let mut stream = ResidualStream::new(self.embed_tokens.forward(input_ids));
         for (n, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &visible, &rotary, placement.layer_cache(n));
+            block.forward(
+                &mut stream,
+                &visible,
+                Some(&angles),
+                placement.layer_cache(n),
+            );
         }
         placement.finish();
-        Ok(norm_in_f32(&self.norm, x))
+        Ok(stream.normed(&self.norm))
     }
 
     fn head(&self) -> Tensor<2> {

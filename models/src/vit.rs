@@ -7,45 +7,14 @@ mod config;
 mod timm;
 
 use burn::module::{Module, Param};
-use burn::nn::LayerNorm;
 use burn::tensor::{Device, FloatDType, Tensor};
 use burn_blr::BlrLinear;
 use burn_blr::network::VisibleKeys;
 
-use crate::common::{interpolate_grid, norm_in_f32};
-use crate::{Attention, Checkpoint, Mlp, ModelError, PatchEmbedding, Plan, loader};
+use crate::common::{ResidualStream, interpolate_grid};
+use crate::{Checkpoint, ModelError, PatchEmbedding, Plan, TokenNorm, TransformerBlock, loader};
 
 pub use config::{VitConfig, VitNaming, VitPooling};
-
-/// One transformer block: attention and MLP, each behind a norm and added to its input.
-#[derive(Module, Debug)]
-pub struct VitBlock {
-    /// Norm before attention, in `f32`.
-    pub norm_1: LayerNorm,
-    /// Self-attention.
-    pub attention: Attention,
-    /// Norm before the MLP, in `f32`.
-    pub norm_2: LayerNorm,
-    /// Feed-forward block.
-    pub mlp: Mlp,
-}
-
-impl VitBlock {
-    /// Applies the block.
-    ///
-    /// # Shapes
-    ///
-    /// - `x`, output: `[batch, tokens, hidden_size]`
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let normed = norm_in_f32(&self.norm_1, x.clone());
-        let mixed = self
-            .attention
-            .forward(normed, &VisibleKeys::All, None, None);
-        let x = x + mixed;
-        let normed = norm_in_f32(&self.norm_2, x.clone());
-        x + self.mlp.forward(normed)
-    }
-}
 
 /// A vision transformer with its classification head. Load it with [`Vit::load`], or make one with
 /// random weights with [`Vit::init`].
@@ -62,9 +31,9 @@ pub struct Vit {
     /// of the patches, row by row.
     pub position_embedding: Param<Tensor<3>>,
     /// The blocks, first to last.
-    pub blocks: Vec<VitBlock>,
-    /// Norm before the head, in `f32`; before or after pooling.
-    pub norm: LayerNorm,
+    pub blocks: Vec<TransformerBlock>,
+    /// Norm before the head; before or after pooling.
+    pub norm: TokenNorm,
     /// Head, `[hidden_size] -> [num_labels]`.
     pub head: BlrLinear,
     #[module(skip)]
@@ -161,11 +130,12 @@ impl Vit {
         }
         let dtype: FloatDType = self.position_embedding.val().dtype().into();
         let patches = self.patch_embedding.forward(pixels.cast(dtype));
-        let mut x = self.embed(patches, grid); // [batch, tokens, hidden_size]
+        // [batch, tokens, hidden_size]
+        let mut stream = ResidualStream::new(self.embed(patches, grid));
         for block in &self.blocks {
-            x = block.forward(x);
+            block.forward(&mut stream, &VisibleKeys::All, None, None);
         }
-        let pooled = self.pool(x).cast(dtype);
+        let pooled = self.pool(stream.finish()).cast(dtype);
         Ok(self.head.forward(pooled).cast(FloatDType::F32))
     }
 
@@ -202,7 +172,6 @@ impl Vit {
     /// - output: `[batch, hidden_size]`
     fn pool(&self, x: Tensor<3>) -> Tensor<2> {
         let [batch, tokens, hidden] = x.dims();
-        let norm = |x: Tensor<3>| norm_in_f32(&self.norm, x);
         let (start, count) = match self.config.pooling {
             VitPooling::Token => (0, 1),
             VitPooling::Average => {
@@ -212,10 +181,11 @@ impl Vit {
         };
         let pooled = if self.config.norm_after_pooling {
             let seen = x.narrow(1, start, count).cast(FloatDType::F32);
-            norm(seen.mean_dim(1))
+            self.norm.forward(seen.mean_dim(1))
         } else {
             // Each token has a norm of its own, so those that are not pooled need none.
-            norm(x.narrow(1, start, count))
+            self.norm
+                .forward(x.narrow(1, start, count))
                 .cast(FloatDType::F32)
                 .mean_dim(1)
         };

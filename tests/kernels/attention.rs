@@ -3,7 +3,7 @@
 use cubecl::ir::IntKind;
 use cubecl::prelude::*;
 use cubecl_kernels::attention::{
-    AppendRows, Attention, Visible, append_rows, attention, scratch_elements,
+    Angles, AppendRows, Attention, Visible, append_rows, attention, scratch_elements,
 };
 use cubecl_kernels::{KernelError, Strategy};
 use rand::SeedableRng;
@@ -21,6 +21,7 @@ on_every_device! {
     a_single_query_matches_the_reference
     keys_behind_a_position_on_the_device_are_not_read
     rows_are_appended_at_the_position_and_nothing_else_changes
+    rows_turn_by_their_angles
     sizes_that_do_not_fit_are_errors
 }
 
@@ -289,7 +290,8 @@ fn rows_are_appended_at_the_position_and_nothing_else_changes<R: Runtime>(
             );
             let operands = AppendRows {
                 rows: by_head(new),
-                position: position(client, at),
+                angles: None,
+                position: Some(position(client, at)),
                 cache: cache.binding(),
             };
             if !setting.ran(append_rows(client, operands, dtype.elem())) {
@@ -305,6 +307,66 @@ fn rows_are_appended_at_the_position_and_nothing_else_changes<R: Runtime>(
                 }
             }
             assert_eq!(cache.read(client), expected, "{dtype:?} {tokens} at {at}");
+        }
+    }
+}
+
+fn rows_turn_by_their_angles<R: Runtime>(client: &ComputeClient<R>) {
+    for dtype in Dtype::ALL {
+        for (angle_rows, tokens, width, at) in [(1, 5, 64, 2), (2, 3, 20, 0), (2, 1, 6, 4)] {
+            let (batch, heads, capacity, pairs) = (2, 3, 8, width / 2);
+            let rng = &mut StdRng::seed_from_u64(5);
+            let rows = Blocks::random([batch * heads, tokens, width], dtype, rng);
+            let angles = Blocks::random([angle_rows, tokens, pairs], Dtype::F32, rng);
+            let setting = Setting::plain(dtype, Strategy::Auto);
+            let single = Setting::plain(Dtype::F32, Strategy::Auto);
+            let angle = |of: fn(f64) -> f64| {
+                let values: Vec<f64> = angles.values.iter().map(|&a| of(a) as f32 as f64).collect();
+                (
+                    single.input(client, &[angle_rows, tokens, pairs], &values),
+                    values,
+                )
+            };
+            let ((cos, cosines), (sin, sines)) = (angle(f64::cos), angle(f64::sin));
+            let cache = setting.output(client, &[batch, heads, capacity, width]);
+            let operands = AppendRows {
+                rows: setting.input(client, &[batch, heads, tokens, width], &rows.values),
+                angles: Some(Angles { cos, sin }),
+                position: Some(position(client, at)),
+                cache: cache.binding(),
+            };
+            if !setting.ran(append_rows(client, operands, dtype.elem())) {
+                continue;
+            }
+            let found = cache.read(client);
+            for head in 0..batch * heads {
+                for slot in 0..capacity {
+                    let row = &found[(head * capacity + slot) * width..][..width];
+                    if slot < at || slot >= at + tokens {
+                        assert!(row.iter().all(|value| value.is_nan()), "{dtype:?} {slot}");
+                        continue;
+                    }
+                    let token = slot - at;
+                    let angle_row = if angle_rows == 1 { 0 } else { head / heads };
+                    for pair in 0..pairs {
+                        let n = (angle_row * tokens + token) * pairs + pair;
+                        let (c, s) = (cosines[n], sines[n]);
+                        let first = rows.at(head, token, pair);
+                        let second = rows.at(head, token, pair + pairs);
+                        for (found, exact) in [
+                            (row[pair], first * c - second * s),
+                            (row[pair + pairs], second * c + first * s),
+                        ] {
+                            // One rounding, and those of the two products in f32.
+                            let step = (dtype.round(exact) - exact).abs() + 4e-7;
+                            assert!(
+                                (found - exact).abs() <= 2.0 * step,
+                                "{dtype:?} {found} {exact}"
+                            );
+                        }
+                    }
+                }
+            }
         }
     }
 }

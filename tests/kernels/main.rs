@@ -18,4 +18,5 @@ mod blast;
 mod errors;
 mod low_rank;
 mod monarch;
+mod norm;
 mod setting;

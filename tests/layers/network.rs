@@ -1,7 +1,9 @@
-//! Attention and the append as operations of Burn.
+//! What a network does between its layers, as operations of Burn.
 
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
-use burn_blr::network::{VisibleKeys, append_rows, attention};
+use burn_blr::network::{
+    Angles, Norm, Residual, ScaleShift, VisibleKeys, add_norm, append_rows, attention, rotate,
+};
 
 use crate::case::values;
 use crate::devices::devices;
@@ -114,7 +116,8 @@ fn rows_are_appended_in_every_dtype_and_the_cache_of_others_stays() {
             let position = Tensor::<1, Int>::from_data(TensorData::from([5i64]), &device);
             let kept = cache.clone();
             let before = values(cache.clone().cast(DType::F32)).0;
-            let appended = append_rows(cache, rows.clone(), position, integers(0..8, &device));
+            let appended =
+                append_rows(cache, rows.clone(), None, position, integers(0..8, &device));
             let expected = Tensor::cat(
                 vec![
                     kept.clone().narrow(2, 0, 5),
@@ -133,6 +136,86 @@ fn rows_are_appended_in_every_dtype_and_the_cache_of_others_stays() {
                 before,
                 "{device:?} {dtype:?}"
             );
+        }
+    }
+}
+
+#[test]
+fn turned_rows_are_those_of_the_plane_rotations() {
+    for device in devices() {
+        for dtype in [DType::F32, DType::BF16] {
+            let rows = random([2, 3, 4, 8], dtype, &device);
+            let angle = Tensor::<3>::random([2, 4, 4], Distribution::Uniform(-3.0, 3.0), &device);
+            let angles = Angles {
+                cos: angle.clone().cos(),
+                sin: angle.sin(),
+            };
+            let [cos, sin] = [&angles.cos, &angles.sin]
+                .map(|angle| angle.clone().reshape([2, 1, 4, 4]).expand([2, 3, 4, 4]));
+            let wide = rows.clone().cast(DType::F32);
+            let (first, second) = (wide.clone().narrow(3, 0, 4), wide.narrow(3, 4, 4));
+            let expected = Tensor::cat(
+                vec![
+                    first.clone() * cos.clone() - second.clone() * sin.clone(),
+                    second * cos + first * sin,
+                ],
+                3,
+            );
+            let expected = values(expected).0;
+            let what = format!("{device:?} {dtype:?}");
+            let rounding = if dtype == DType::F32 { 1e-5 } else { 4e-2 };
+            assert_near(rotate(rows, &angles), &expected, rounding, &what);
+        }
+    }
+}
+
+#[test]
+fn norms_add_and_normalize_as_single_operations_do() {
+    for device in devices() {
+        for dtype in [DType::F32, DType::BF16] {
+            let tensor = |shape: [usize; 3]| {
+                let normal = Distribution::Normal(0.0, 1.0);
+                Tensor::<3>::random(shape, normal, &device).cast(dtype)
+            };
+            let (input, residual) = (tensor([2, 5, 24]), tensor([2, 5, 24]));
+            let [gate, scale, shift] = [(); 3].map(|()| tensor([2, 1, 24]));
+            let wide = |tensor: &Tensor<3>| tensor.clone().cast(DType::F32);
+            let (sum, found) = add_norm(
+                input.clone(),
+                Some(Residual {
+                    residual: residual.clone(),
+                    gate: Some(gate.clone()),
+                }),
+                ScaleShift::Modulated {
+                    scale: scale.clone(),
+                    shift: shift.clone(),
+                },
+                Norm::Layer,
+                1e-6,
+            );
+            let expected_sum = wide(&input) + wide(&residual) * wide(&gate);
+            let rounding = if dtype == DType::F32 { 1e-4 } else { 6e-2 };
+            let near = |found: Tensor<3>, expected: Tensor<3>, what: &str| {
+                let found: Tensor<4> = found.unsqueeze();
+                let what = format!("{what} {device:?} {dtype:?}");
+                assert_near(found, &values(expected).0, rounding, &what);
+            };
+            near(sum.clone(), expected_sum, "sum");
+            let centred = wide(&sum) - wide(&sum).mean_dim(2);
+            let variance = centred.clone().powi_scalar(2).mean_dim(2);
+            let y = centred / (variance + 1e-6).sqrt();
+            near(found, y * (wide(&scale) + 1.0) + wide(&shift), "modulated");
+
+            let weight = Tensor::<1>::random([24], Distribution::Normal(1.0, 0.1), &device);
+            let features = ScaleShift::Features {
+                scale: weight.clone(),
+                shift: None,
+            };
+            let (same, found) = add_norm(input.clone(), None, features, Norm::Rms, 1e-5);
+            assert_eq!(values(wide(&same)).0, values(wide(&input)).0);
+            let square = wide(&input).powi_scalar(2).mean_dim(2);
+            let y = wide(&input) / (square + 1e-5).sqrt() * weight.reshape([1, 1, 24]);
+            near(found, y, "rms");
         }
     }
 }

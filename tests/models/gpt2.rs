@@ -136,7 +136,7 @@ fn half_precision_stays_within_rounding_of_f32(#[case] dtype: FloatDType, #[case
     let narrow = tiny.load(dtype).unwrap();
     assert_eq!(narrow.token_embedding.weight.val().dtype(), dtype.into());
     assert_eq!(
-        narrow.blocks[0].ln_1.gamma.val().dtype(),
+        narrow.blocks[0].attention_norm.scale.val().dtype(),
         FloatDType::F32.into()
     );
     let narrow = logits(&narrow, &tokens, 1);

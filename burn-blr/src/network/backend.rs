@@ -28,6 +28,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, ExtensionType, backend_extension};
 
 use super::plain;
+use cubecl_kernels::norm::Norm;
 
 /// Which keys a query sees; see [`VisibleKeys`](super::VisibleKeys).
 #[derive(Debug, Clone, ExtensionType)]
@@ -45,7 +46,60 @@ pub enum Visible<B: Backend> {
     Except(BoolTensor<B>),
 }
 
-/// Burn backends with attention and the append to its cache.
+/// What is added before a norm.
+#[derive(Debug, Clone, ExtensionType)]
+pub enum Added<B: Backend> {
+    /// Nothing.
+    Nothing,
+    /// `[batch, tokens, features]`.
+    Residual(FloatTensor<B>),
+    /// The same, multiplied with `gate [batch, 1, features]`.
+    Gated {
+        /// `[batch, tokens, features]`.
+        residual: FloatTensor<B>,
+        /// `[batch, 1, features]`.
+        gate: FloatTensor<B>,
+    },
+}
+
+/// What becomes of a normalized row.
+#[derive(Debug, Clone, ExtensionType)]
+pub enum Affine<B: Backend> {
+    /// It stays as it is.
+    Nothing,
+    /// Multiplied with `scale [features]`, `f32`.
+    Scaled(FloatTensor<B>),
+    /// And added to, both `[features]`, `f32`.
+    Shifted {
+        /// `[features]`.
+        scale: FloatTensor<B>,
+        /// `[features]`.
+        shift: FloatTensor<B>,
+    },
+    /// `y (1 + scale) + shift`, both `[batch, 1, features]`, of the dtype of the input.
+    Modulated {
+        /// `[batch, 1, features]`.
+        scale: FloatTensor<B>,
+        /// `[batch, 1, features]`.
+        shift: FloatTensor<B>,
+    },
+}
+
+/// What rows turn by.
+#[derive(Debug, Clone, ExtensionType)]
+pub enum Turn<B: Backend> {
+    /// They do not turn.
+    Nothing,
+    /// Cosines and sines, `[1 or batch, tokens, width / 2]` in `f32`.
+    By {
+        /// Cosines.
+        cos: FloatTensor<B>,
+        /// Sines.
+        sin: FloatTensor<B>,
+    },
+}
+
+/// Burn backends with what a network does between its linear layers.
 #[backend_extension(
     Cpu: cfg(feature = "cpu"),
     Cuda: cfg(feature = "cuda"),
@@ -75,10 +129,31 @@ pub trait NetworkBackend: Backend {
     fn append_rows(
         cache: FloatTensor<Self>,
         rows: FloatTensor<Self>,
+        #[extension_type] turn: Turn<Self>,
         position: IntTensor<Self>,
         slots: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        plain::append_rows::<Self>(cache, rows, position, slots)
+        plain::append_rows::<Self>(cache, rows, turn, position, slots)
+    }
+
+    /// See [`rotate`](super::rotate).
+    fn rotate(
+        rows: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        plain::rotate::<Self>(rows, cos, sin)
+    }
+
+    /// See [`add_norm`](super::add_norm).
+    fn add_norm(
+        input: FloatTensor<Self>,
+        #[extension_type] added: Added<Self>,
+        #[extension_type] affine: Affine<Self>,
+        norm: Norm,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        plain::add_norm::<Self>(input, added, affine, norm, epsilon)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Attention and the append on CubeCL backends, by the kernels of [`cubecl_kernels::attention`].
+//! What a network does between its layers on CubeCL backends, by the kernels of [`cubecl_kernels`].
 
 use burn::backend::cubecl::dtype_to_elem_type;
 use burn::backend::tensor::{FloatTensor, IntTensor};
@@ -7,10 +7,11 @@ use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
 use cubecl::prelude::{ElemType, TensorBinding};
-use cubecl_kernels::attention::{self, AppendRows, Attention, scratch_elements};
+use cubecl_kernels::attention::{self, Angles, AppendRows, Attention, scratch_elements};
+use cubecl_kernels::norm::{self, AddNorm, Norm, Residual};
 use cubecl_kernels::{KernelError, Strategy};
 
-use super::{NetworkBackend, Visible, plain};
+use super::{Added, Affine, NetworkBackend, Turn, Visible, plain};
 use crate::ops::served;
 
 impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
@@ -56,23 +57,123 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
     fn append_rows(
         cache: FloatTensor<Self>,
         rows: FloatTensor<Self>,
+        turn: Turn<Self>,
         position: IntTensor<Self>,
         slots: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         if !cache.can_mut() {
-            return plain::append_rows::<Self>(cache, rows, position, slots);
+            return plain::append_rows::<Self>(cache, rows, turn, position, slots);
         }
         let operands = AppendRows {
             rows: rows.clone().binding(),
-            position: first(&position),
+            angles: match &turn {
+                Turn::Nothing => None,
+                Turn::By { cos, sin } => Some(angles(cos, sin)),
+            },
+            position: Some(first(&position)),
             cache: cache.clone().binding(),
         };
         let dtype = dtype_to_elem_type(cache.dtype);
         match served(attention::append_rows(&cache.client, operands, dtype)) {
             Some(()) => cache,
-            None => plain::append_rows::<Self>(cache, rows, position, slots),
+            None => plain::append_rows::<Self>(cache, rows, turn, position, slots),
         }
     }
+
+    fn rotate(
+        rows: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let launch = || -> Result<CubeTensor<R>, KernelError> {
+            let output = empty(&rows, rows.meta.shape().dims::<4>(), rows.dtype);
+            let operands = AppendRows {
+                rows: rows.clone().binding(),
+                angles: Some(angles(&cos, &sin)),
+                position: None,
+                cache: output.clone().binding(),
+            };
+            let dtype = dtype_to_elem_type(rows.dtype);
+            attention::append_rows(&rows.client, operands, dtype)?;
+            Ok(output)
+        };
+        match served(launch()) {
+            Some(output) => output,
+            None => plain::rotate::<Self>(rows, cos, sin),
+        }
+    }
+
+    fn add_norm(
+        input: FloatTensor<Self>,
+        added: Added<Self>,
+        affine: Affine<Self>,
+        norm_kind: Norm,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let launch = || -> Result<(CubeTensor<R>, CubeTensor<R>), KernelError> {
+            let shape = input.meta.shape().dims::<3>();
+            let output = empty(&input, shape, input.dtype);
+            let sum = match &added {
+                Added::Nothing => input.clone(),
+                _ => empty(&input, shape, input.dtype),
+            };
+            let residual = match &added {
+                Added::Nothing => None,
+                Added::Residual(residual) => Some((residual, None)),
+                Added::Gated { residual, gate } => Some((residual, Some(of_batch(gate)))),
+            };
+            let binding = |tensor: &CubeTensor<R>| tensor.clone().binding();
+            let operands = AddNorm {
+                input: binding(&input),
+                residual: residual.map(|(residual, gate)| Residual {
+                    residual: binding(residual),
+                    gate,
+                    sum: binding(&sum),
+                }),
+                affine: match &affine {
+                    Affine::Nothing => norm::Affine::Features {
+                        scale: None,
+                        shift: None,
+                    },
+                    Affine::Scaled(scale) => norm::Affine::Features {
+                        scale: Some(binding(scale)),
+                        shift: None,
+                    },
+                    Affine::Shifted { scale, shift } => norm::Affine::Features {
+                        scale: Some(binding(scale)),
+                        shift: Some(binding(shift)),
+                    },
+                    Affine::Modulated { scale, shift } => norm::Affine::Modulated {
+                        scale: of_batch(scale),
+                        shift: of_batch(shift),
+                    },
+                },
+                output: binding(&output),
+            };
+            let dtype = dtype_to_elem_type(input.dtype);
+            norm::add_norm(&input.client, operands, norm_kind, epsilon, dtype)?;
+            Ok((sum, output))
+        };
+        match served(launch()) {
+            Some(results) => results,
+            None => plain::add_norm::<Self>(input, added, affine, norm_kind, epsilon),
+        }
+    }
+}
+
+fn angles<R: CubeRuntime>(cos: &CubeTensor<R>, sin: &CubeTensor<R>) -> Angles<R> {
+    Angles {
+        cos: cos.clone().binding(),
+        sin: sin.clone().binding(),
+    }
+}
+
+/// `[batch, 1, features]` as `[batch, features]`.
+fn of_batch<R: CubeRuntime>(tensor: &CubeTensor<R>) -> TensorBinding<R> {
+    let mut binding = tensor.clone().binding();
+    binding.shape.remove(1);
+    binding.strides.remove(1);
+    binding
 }
 
 /// The first of some integers, and their type.

@@ -1,4 +1,4 @@
-//! Attention and the append as custom operations of a fusion stream.
+//! What a network does between its layers as custom operations of a fusion stream.
 
 use core::marker::PhantomData;
 
@@ -7,8 +7,9 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape};
 use burn_fusion::stream::{Operation, StreamId};
 use burn_fusion::{Fusion, FusionBackend, FusionRuntime};
+use cubecl_kernels::norm::Norm;
 
-use super::{NetworkBackend, Visible, plain};
+use super::{Added, Affine, NetworkBackend, Turn, Visible, plain};
 
 impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
     fn multi_head_attention(
@@ -35,39 +36,145 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
             }
         };
         let shape = Shape::new([batch, tokens, heads, width]);
-        register::<B>(call, vec![query, key, value], integers, shape)
+        let floats = vec![query, key, value];
+        let [output] = register::<B, 1>(call, floats, integers, shape);
+        output
     }
 
     fn append_rows(
         cache: FloatTensor<Self>,
         rows: FloatTensor<Self>,
+        turn: Turn<Self>,
         position: IntTensor<Self>,
         slots: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         let shape = cache.shape.clone();
-        register::<B>(
-            Call::AppendRows,
-            vec![cache, rows],
-            vec![position, slots],
-            shape,
-        )
+        let mut floats = vec![cache, rows];
+        let turned = match turn {
+            Turn::Nothing => false,
+            Turn::By { cos, sin } => {
+                floats.extend([cos, sin]);
+                true
+            }
+        };
+        let call = Call::AppendRows { turned };
+        let [cache] = register::<B, 1>(call, floats, vec![position, slots], shape);
+        cache
+    }
+
+    fn rotate(
+        rows: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let shape = rows.shape.clone();
+        let [turned] = register::<B, 1>(Call::Rotate, vec![rows, cos, sin], Vec::new(), shape);
+        turned
+    }
+
+    fn add_norm(
+        input: FloatTensor<Self>,
+        added: Added<Self>,
+        affine: Affine<Self>,
+        norm: Norm,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let shape = input.shape.clone();
+        let sum = input.clone();
+        let mut floats = vec![input];
+        let added = match added {
+            Added::Nothing => AddedKind::Nothing,
+            Added::Residual(residual) => {
+                floats.push(residual);
+                AddedKind::Residual
+            }
+            Added::Gated { residual, gate } => {
+                floats.extend([residual, gate]);
+                AddedKind::Gated
+            }
+        };
+        let affine = match affine {
+            Affine::Nothing => AffineKind::Nothing,
+            Affine::Scaled(scale) => {
+                floats.push(scale);
+                AffineKind::Scaled
+            }
+            Affine::Shifted { scale, shift } => {
+                floats.extend([scale, shift]);
+                AffineKind::Shifted
+            }
+            Affine::Modulated { scale, shift } => {
+                floats.extend([scale, shift]);
+                AffineKind::Modulated
+            }
+        };
+        let call = Call::AddNorm {
+            added,
+            affine,
+            norm,
+            epsilon,
+        };
+        if added == AddedKind::Nothing {
+            let [output] = register::<B, 1>(call, floats, Vec::new(), shape);
+            return (sum, output);
+        }
+        drop(sum);
+        register::<B, 2>(call, floats, Vec::new(), shape).into()
     }
 }
 
 /// One operation of [`NetworkBackend`] with everything but its tensors.
 #[derive(Debug, Clone, Copy)]
 enum Call {
-    Attention { causal: bool, scale: f64 },
-    AppendRows,
+    Attention {
+        causal: bool,
+        scale: f64,
+    },
+    AppendRows {
+        turned: bool,
+    },
+    Rotate,
+    AddNorm {
+        added: AddedKind,
+        affine: AffineKind,
+        norm: Norm,
+        epsilon: f64,
+    },
+}
+
+/// Which [`Added`] it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AddedKind {
+    Nothing,
+    Residual,
+    Gated,
+}
+
+/// Which [`Affine`] it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AffineKind {
+    Nothing,
+    Scaled,
+    Shifted,
+    Modulated,
 }
 
 impl Call {
-    /// Name in a fusion stream; calls that compute different things have different names.
+    /// Name in a fusion stream; calls that compute different things of the same operands have
+    /// different names.
     fn name(self) -> &'static str {
         match self {
             Call::Attention { causal: true, .. } => "blr::causal_attention",
             Call::Attention { causal: false, .. } => "blr::attention",
-            Call::AppendRows => "blr::append_rows",
+            Call::AppendRows { turned: false } => "blr::append_rows",
+            Call::AppendRows { turned: true } => "blr::append_turned_rows",
+            Call::Rotate => "blr::rotate",
+            Call::AddNorm { norm, affine, .. } => match (norm, affine) {
+                (Norm::Rms, AffineKind::Modulated) => "blr::modulated_rms_norm",
+                (Norm::Rms, _) => "blr::rms_norm",
+                (Norm::Layer, AffineKind::Modulated) => "blr::modulated_layer_norm",
+                (Norm::Layer, _) => "blr::layer_norm",
+            },
         }
     }
 
@@ -75,7 +182,7 @@ impl Call {
         self,
         floats: Vec<FloatTensor<B>>,
         integers: Vec<IntTensor<B>>,
-    ) -> FloatTensor<B> {
+    ) -> Vec<FloatTensor<B>> {
         let (mut floats, mut integers) = (floats.into_iter(), integers.into_iter());
         let mut float = || floats.next().unwrap_or_else(|| unreachable!("{self:?}"));
         let mut integer = || integers.next().unwrap_or_else(|| unreachable!("{self:?}"));
@@ -88,33 +195,78 @@ impl Call {
                 } else {
                     Visible::All
                 };
-                B::multi_head_attention(query, key, value, visible, scale)
+                vec![B::multi_head_attention(query, key, value, visible, scale)]
             }
-            Call::AppendRows => {
+            Call::AppendRows { turned } => {
                 let (cache, rows) = (float(), float());
-                B::append_rows(cache, rows, integer(), integer())
+                let turn = if turned {
+                    let (cos, sin) = (float(), float());
+                    Turn::By { cos, sin }
+                } else {
+                    Turn::Nothing
+                };
+                vec![B::append_rows(cache, rows, turn, integer(), integer())]
+            }
+            Call::Rotate => vec![B::rotate(float(), float(), float())],
+            Call::AddNorm {
+                added,
+                affine,
+                norm,
+                epsilon,
+            } => {
+                let input = float();
+                let added = match added {
+                    AddedKind::Nothing => Added::Nothing,
+                    AddedKind::Residual => Added::Residual(float()),
+                    AddedKind::Gated => {
+                        let (residual, gate) = (float(), float());
+                        Added::Gated { residual, gate }
+                    }
+                };
+                let alone = matches!(added, Added::Nothing);
+                let affine = match affine {
+                    AffineKind::Nothing => Affine::Nothing,
+                    AffineKind::Scaled => Affine::Scaled(float()),
+                    AffineKind::Shifted => {
+                        let (scale, shift) = (float(), float());
+                        Affine::Shifted { scale, shift }
+                    }
+                    AffineKind::Modulated => {
+                        let (scale, shift) = (float(), float());
+                        Affine::Modulated { scale, shift }
+                    }
+                };
+                let (sum, output) = B::add_norm(input, added, affine, norm, epsilon);
+                if alone {
+                    vec![output]
+                } else {
+                    vec![sum, output]
+                }
             }
         }
     }
 }
 
-/// Appends `call` to the stream of the calling thread; its result exists once it has run.
-fn register<B: FusionBackend + NetworkBackend>(
+/// Appends `call` to the stream of the calling thread; its results, all of one shape and of the dtype
+/// of the first operand, exist once it has run.
+fn register<B: FusionBackend + NetworkBackend, const N: usize>(
     call: Call,
     floats: Vec<FloatTensor<Fusion<B>>>,
     integers: Vec<IntTensor<Fusion<B>>>,
     shape: Shape,
-) -> FloatTensor<Fusion<B>> {
+) -> [FloatTensor<Fusion<B>>; N] {
     let client = floats[0].client.clone();
     let dtype = floats[0].dtype;
     let floating = floats.len();
-    let output = TensorIr::uninit(client.create_empty_handle(), shape, dtype);
+    let outputs: Vec<TensorIr> = (0..N)
+        .map(|_| TensorIr::uninit(client.create_empty_handle(), shape.clone(), dtype))
+        .collect();
     let inputs: Vec<TensorIr> = floats
         .into_iter()
         .chain(integers)
         .map(|operand| operand.into_ir())
         .collect();
-    let desc = CustomOpIr::new(call.name(), &inputs, &[output]);
+    let desc = CustomOpIr::new(call.name(), &inputs, &outputs);
     let operation = Recorded::<B> {
         desc: desc.clone(),
         floating,
@@ -122,10 +274,10 @@ fn register<B: FusionBackend + NetworkBackend>(
         backend: PhantomData,
     };
     let outputs = client.register(StreamId::current(), OperationIr::Custom(desc), operation);
-    let Ok([output]) = <[FloatTensor<Fusion<B>>; 1]>::try_from(outputs) else {
-        unreachable!("{call:?} has one result");
+    let Ok(outputs) = <[FloatTensor<Fusion<B>>; N]>::try_from(outputs) else {
+        unreachable!("{call:?} has {N} results");
     };
-    output
+    outputs
 }
 
 #[derive(Debug, Clone)]
@@ -151,9 +303,9 @@ impl<B: FusionBackend + NetworkBackend> Operation<B::FusionRuntime> for Recorded
             .iter()
             .map(|input| handles.get_int_tensor::<B>(input))
             .collect();
-        let result = self.call.run::<B>(floats, integers);
-        for output in &self.desc.outputs {
-            handles.register_float_tensor::<B>(&output.id, result.clone());
+        let results = self.call.run::<B>(floats, integers);
+        for (output, result) in self.desc.outputs.iter().zip(results) {
+            handles.register_float_tensor::<B>(&output.id, result);
         }
     }
 }

@@ -1,9 +1,13 @@
-//! Attention without scores in memory, and the cache that it reads in place.
+//! What a network does between its linear layers: attention and its cache, rotary positions, norms
+//! and the residuals before them.
 //!
-//! Burn picks its own fused attention by timing candidates where its `autotune` is on, and writes the
-//! scores to memory otherwise. Here [`NetworkBackend`] extends Burn's backends: the CubeCL
-//! backends run [`cubecl_kernels::attention`] where it serves device, dtype and head, and every other
-//! case is a composition of Burn's operations ([`plain`]), which autodiff follows.
+//! From single operations these take more time than layers of few parameters do. [`NetworkBackend`]
+//! extends Burn's backends: the CubeCL backends run the kernels of [`cubecl_kernels`] where those
+//! serve device, dtype and shape, and every other case is a composition of Burn's operations
+//! ([`plain`]), which autodiff follows.
+//!
+//! On an H100, Llama 7B as Monarch, bf16, 1024 tokens: 206 us of a norm from single operations were
+//! 186 us of its mean, and 130 us went into the rotation of queries and keys of a block.
 //!
 //! Where queries stand is read from tensors, so a captured graph serves every token of a text.
 
@@ -17,7 +21,8 @@ pub mod plain;
 use burn::backend::Dispatch;
 use burn::tensor::{Bool, Int, Tensor};
 
-pub use backend::{NetworkBackend, Visible};
+pub use backend::{Added, Affine, NetworkBackend, Turn, Visible};
+pub use cubecl_kernels::norm::Norm;
 
 /// Which keys a query sees.
 #[derive(Debug, Clone)]
@@ -93,8 +98,53 @@ pub fn attention(
     ))
 }
 
-/// `cache` with `rows` in place of its rows from `position` on; in place where nobody else holds it
-/// and the backend can.
+/// What pairs of features turn by: feature `i` of a head with feature `i + width / 2`.
+#[derive(Debug, Clone)]
+pub struct Angles {
+    /// Cosines, `[1 or batch, tokens, width / 2]`, `f32`.
+    pub cos: Tensor<3>,
+    /// Sines, the same.
+    pub sin: Tensor<3>,
+}
+
+impl Angles {
+    fn check(&self, [batch, _, tokens, width]: [usize; 4]) {
+        let shapes = [self.cos.dims(), self.sin.dims()];
+        let fits = |rows: usize| shapes == [[rows, tokens, width / 2]; 2];
+        assert!(
+            width.is_multiple_of(2) && (fits(1) || fits(batch)),
+            "angles {shapes:?} for {batch} rows of {tokens} tokens and {width} features"
+        );
+    }
+
+    fn into_turn(self) -> Turn<Dispatch> {
+        Turn::By {
+            cos: self.cos.into_dispatch(),
+            sin: self.sin.into_dispatch(),
+        }
+    }
+}
+
+/// `rows` turned by their angles ([Su et al. 2021](https://arxiv.org/abs/2104.09864)).
+///
+/// # Shapes
+///
+/// - `rows`, output: `[batch, heads, tokens, width]`
+///
+/// # Panics
+///
+/// If the angles are for others.
+pub fn rotate(rows: Tensor<4>, angles: &Angles) -> Tensor<4> {
+    angles.check(rows.dims());
+    Tensor::from_dispatch(Dispatch::rotate(
+        rows.into_dispatch(),
+        angles.cos.clone().into_dispatch(),
+        angles.sin.clone().into_dispatch(),
+    ))
+}
+
+/// `cache` with `rows`, turned by their angles where there are some, in place of its rows from
+/// `position` on; in place where nobody else holds it and the backend can.
 ///
 /// # Shapes
 ///
@@ -109,6 +159,7 @@ pub fn attention(
 pub fn append_rows(
     cache: Tensor<4>,
     rows: Tensor<4>,
+    angles: Option<&Angles>,
     position: Tensor<1, Int>,
     slots: Tensor<1, Int>,
 ) -> Tensor<4> {
@@ -125,10 +176,116 @@ pub fn append_rows(
         position.dims(),
         slots.dims()
     );
+    let turn = match angles {
+        None => Turn::Nothing,
+        Some(angles) => {
+            angles.check(rows.dims());
+            angles.clone().into_turn()
+        }
+    };
     Tensor::from_dispatch(Dispatch::append_rows(
         cache.into_dispatch(),
         rows.into_dispatch(),
+        turn,
         position.into_dispatch(),
         slots.into_dispatch(),
     ))
+}
+
+/// What is added before a norm.
+#[derive(Debug, Clone)]
+pub struct Residual {
+    /// `[batch, tokens, features]`.
+    pub residual: Tensor<3>,
+    /// Multiplies it, `[batch, 1, features]`.
+    pub gate: Option<Tensor<3>>,
+}
+
+/// What becomes of a normalized row.
+#[derive(Debug, Clone)]
+pub enum ScaleShift {
+    /// It stays as it is.
+    None,
+    /// `y · scale + shift`, both `[features]` in `f32`.
+    Features {
+        /// Multiplied with.
+        scale: Tensor<1>,
+        /// Added, where there is one.
+        shift: Option<Tensor<1>>,
+    },
+    /// `y · (1 + scale) + shift`, both `[batch, 1, features]` in the dtype of the input.
+    Modulated {
+        /// What it is multiplied with, less one.
+        scale: Tensor<3>,
+        /// Added.
+        shift: Tensor<3>,
+    },
+}
+
+/// `sum = input + gate · residual`, and `norm(sum)` with its scale and shift, over the features of
+/// each token and in `f32` whatever the dtype.
+///
+/// # Shapes
+///
+/// - `input`, both results: `[batch, tokens, features]`
+///
+/// # Panics
+///
+/// If a shape is not as said.
+pub fn add_norm(
+    input: Tensor<3>,
+    residual: Option<Residual>,
+    scale_shift: ScaleShift,
+    norm: Norm,
+    epsilon: f64,
+) -> (Tensor<3>, Tensor<3>) {
+    let [batch, _, features] = input.dims();
+    let of_batch = |tensor: &Tensor<3>, name: &str| {
+        let found = tensor.dims();
+        assert_eq!(found, [batch, 1, features], "add_norm: {name}");
+    };
+    let of_features = |tensor: &Tensor<1>, name: &str| {
+        assert_eq!(tensor.dims(), [features], "add_norm: {name}");
+    };
+    let added = match residual {
+        None => Added::Nothing,
+        Some(Residual { residual, gate }) => {
+            assert_eq!(residual.dims(), input.dims(), "add_norm: residual");
+            let residual = residual.into_dispatch();
+            match gate {
+                None => Added::Residual(residual),
+                Some(gate) => {
+                    of_batch(&gate, "gate");
+                    let gate = gate.into_dispatch();
+                    Added::Gated { residual, gate }
+                }
+            }
+        }
+    };
+    let affine = match scale_shift {
+        ScaleShift::None => Affine::Nothing,
+        ScaleShift::Features { scale, shift } => {
+            of_features(&scale, "scale");
+            let scale = scale.into_dispatch();
+            match shift {
+                None => Affine::Scaled(scale),
+                Some(shift) => {
+                    of_features(&shift, "shift");
+                    let shift = shift.into_dispatch();
+                    Affine::Shifted { scale, shift }
+                }
+            }
+        }
+        ScaleShift::Modulated { scale, shift } => {
+            of_batch(&scale, "scale");
+            of_batch(&shift, "shift");
+            Affine::Modulated {
+                scale: scale.into_dispatch(),
+                shift: shift.into_dispatch(),
+            }
+        }
+    };
+    let input = input.into_dispatch();
+    let (sum, output) = Dispatch::add_norm(input, added, affine, norm, epsilon);
+    (Tensor::from_dispatch(sum), Tensor::from_dispatch(output))
 }

@@ -1,13 +1,14 @@
-//! Attention and the append from plain operations of a backend.
+//! What a network does between its layers from plain operations of a backend.
 //!
 //! The reference that the kernels are compared with, and what runs where they do not. Shapes are
-//! those of [`attention`](super::attention) and [`append_rows`](super::append_rows).
+//! those of the functions of [`network`](super).
 
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_device_settings};
-use burn::tensor::{FloatDType, Shape};
+use burn::tensor::{FloatDType, Shape, Slice};
+use cubecl_kernels::norm::Norm;
 
-use super::Visible;
+use super::{Added, Affine, Turn, Visible};
 
 /// See [`attention`](super::attention).
 pub fn attention<B: Backend>(
@@ -74,9 +75,14 @@ fn hidden<B: Backend>(visible: Visible<B>) -> Option<BoolTensor<B>> {
 pub fn append_rows<B: Backend>(
     cache: FloatTensor<B>,
     rows: FloatTensor<B>,
+    turn: Turn<B>,
     position: IntTensor<B>,
     slots: IntTensor<B>,
 ) -> FloatTensor<B> {
+    let rows = match turn {
+        Turn::Nothing => rows,
+        Turn::By { cos, sin } => rotate::<B>(rows, cos, sin),
+    };
     let bools = get_device_settings::<B>(&slots.device()).bool_dtype;
     let capacity = slots.shape()[0];
     let tokens = rows.shape()[2] as i64;
@@ -91,4 +97,68 @@ pub fn append_rows<B: Backend>(
     let taken = B::bool_reshape(taken, Shape::new([1, 1, capacity, 1]));
     let taken = B::bool_expand(taken, cache.shape());
     B::float_mask_where(cache, taken, rows)
+}
+
+/// See [`rotate`](super::rotate).
+pub fn rotate<B: Backend>(
+    rows: FloatTensor<B>,
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let dtype: FloatDType = rows.dtype().into();
+    let [_, _, tokens, width] = rows.shape().dims();
+    let [batch, _, pairs] = cos.shape().dims();
+    let angle = |angle: FloatTensor<B>| {
+        let angle = B::float_reshape(angle, Shape::new([batch, 1, tokens, pairs]));
+        B::float_cast(angle, dtype)
+    };
+    let half = |start: usize| {
+        let whole = Slice::full();
+        let part = Slice::from(start..start + width / 2);
+        B::float_slice(rows.clone(), &[whole, whole, whole, part])
+    };
+    let (cos, sin) = (angle(cos), angle(sin));
+    let (first, second) = (half(0), half(width / 2));
+    let turned_first = B::float_sub(
+        B::float_mul(first.clone(), cos.clone()),
+        B::float_mul(second.clone(), sin.clone()),
+    );
+    let turned_second = B::float_add(B::float_mul(second, cos), B::float_mul(first, sin));
+    B::float_cat(vec![turned_first, turned_second], 3)
+}
+
+/// See [`add_norm`](super::add_norm).
+pub fn add_norm<B: Backend>(
+    input: FloatTensor<B>,
+    added: Added<B>,
+    affine: Affine<B>,
+    norm: Norm,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let dtype: FloatDType = input.dtype().into();
+    let features = input.shape()[2];
+    let sum = match added {
+        Added::Nothing => input,
+        Added::Residual(residual) => B::float_add(input, residual),
+        Added::Gated { residual, gate } => B::float_add(input, B::float_mul(residual, gate)),
+    };
+    let mut y = B::float_cast(sum.clone(), FloatDType::F32);
+    if norm == Norm::Layer {
+        y = B::float_sub(y.clone(), B::float_mean_dim(y, 2));
+    }
+    let square = B::float_mean_dim(B::float_mul(y.clone(), y.clone()), 2);
+    let deviation = B::float_sqrt(B::float_add_scalar(square, epsilon.into()));
+    let y = B::float_div(y, deviation);
+    let row = |vector: FloatTensor<B>| B::float_reshape(vector, Shape::new([1, 1, features]));
+    let wide = |tensor: FloatTensor<B>| B::float_cast(tensor, FloatDType::F32);
+    let y = match affine {
+        Affine::Nothing => y,
+        Affine::Scaled(scale) => B::float_mul(y, row(scale)),
+        Affine::Shifted { scale, shift } => B::float_add(B::float_mul(y, row(scale)), row(shift)),
+        Affine::Modulated { scale, shift } => {
+            let scale = B::float_add_scalar(wide(scale), 1.0.into());
+            B::float_add(B::float_mul(y, scale), wide(shift))
+        }
+    };
+    (sum, B::float_cast(y, dtype))
 }

@@ -15,6 +15,6 @@ mod launch;
 mod plan;
 mod problem;
 
-pub use append::{AppendRows, append_rows};
+pub use append::{Angles, AppendRows, append_rows};
 pub use launch::{Attention, attention, scratch_elements};
 pub use problem::Visible;

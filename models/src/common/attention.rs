@@ -3,9 +3,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn_blr::BlrLinear;
-use burn_blr::network::{VisibleKeys, attention};
+use burn_blr::network::{Angles, VisibleKeys, attention, rotate};
 
-use super::{CacheRows, RotaryAngles};
+use super::CacheRows;
 
 /// Multi-head self-attention.
 ///
@@ -90,18 +90,15 @@ impl Attention {
         &self,
         x: Tensor<3>,
         visible: &VisibleKeys,
-        rotary: Option<&RotaryAngles>,
+        angles: Option<&Angles>,
         cache: Option<CacheRows<'_>>,
     ) -> Tensor<3> {
         let [batch, tokens, _] = x.dims();
         let [query, key, value] = self.project(x);
-        let (query, key) = match rotary {
-            Some(angles) => (angles.rotate(query), angles.rotate(key)),
-            None => (query, key),
-        };
+        let query = turned(query, angles);
         let (key, value) = match cache {
-            Some(cache) => cache.append(key, value),
-            None => (key, value),
+            Some(cache) => cache.append(key, value, angles),
+            None => (turned(key, angles), value),
         };
         let mixed = attention(query, key, value, visible, self.scale); // [batch, tokens, heads, width]
         let features = self.heads.query * self.heads.width;
@@ -132,5 +129,13 @@ impl Attention {
                 split(layers.value.forward(x), key),
             ],
         }
+    }
+}
+
+/// Queries or keys turned by the angles of their positions, where they are.
+fn turned(rows: Tensor<4>, angles: Option<&Angles>) -> Tensor<4> {
+    match angles {
+        Some(angles) => rotate(rows, angles),
+        None => rows,
     }
 }

@@ -1,7 +1,7 @@
 //! Keys and values of the tokens seen so far.
 
 use burn::tensor::{Device, Int, Tensor, s};
-use burn_blr::network::append_rows;
+use burn_blr::network::{Angles, append_rows, rotate};
 
 use super::LeftPadding;
 use crate::ModelError;
@@ -175,14 +175,20 @@ impl<'a> CacheRows<'a> {
         Self { layer, located }
     }
 
-    /// Adds the keys and values of new tokens and returns those of all; with a place on the device
+    /// Adds the keys, turned by their angles where there are some, and the values of new tokens and
+    /// returns those of all; with a place on the device
     /// that is the whole cache, whatever it holds behind the new tokens.
     ///
     /// # Shapes
     ///
     /// - `key`, `value`: `[batch, heads, tokens, head_features]`
     /// - output: `[batch, heads, used + tokens or capacity, head_features]` each
-    pub(crate) fn append(self, key: Tensor<4>, value: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+    pub(crate) fn append(
+        self,
+        key: Tensor<4>,
+        value: Tensor<4>,
+        angles: Option<&Angles>,
+    ) -> (Tensor<4>, Tensor<4>) {
         let Self { layer, located } = self;
         let [batch, heads, tokens, head_features] = key.dims();
         // Taken out, not cloned: as the only owner, the assignment below writes in place.
@@ -193,13 +199,19 @@ impl<'a> CacheRows<'a> {
         });
         let (keys, values, end) = match located {
             Some(Located { position, slots }) => {
-                let append =
-                    |cache, rows| append_rows(cache, rows, position.clone(), slots.clone());
-                (append(keys, key), append(values, value), layer.capacity)
+                let append = |cache, rows, angles| {
+                    append_rows(cache, rows, angles, position.clone(), slots.clone())
+                };
+                let keys = append(keys, key, angles);
+                (keys, append(values, value, None), layer.capacity)
             }
             None => {
                 let (start, end) = (layer.used, layer.used + tokens);
                 layer.used = end;
+                let key = match angles {
+                    Some(angles) => rotate(key, angles),
+                    None => key,
+                };
                 (
                     keys.slice_assign(s![.., .., start..end, ..], key),
                     values.slice_assign(s![.., .., start..end, ..], value),

@@ -4,6 +4,7 @@ use std::f32::consts::PI;
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn_blr::network::Angles;
 
 use crate::ModelError;
 use crate::checkpoint::ConfigKeys;
@@ -156,44 +157,16 @@ impl Rotary {
         }
     }
 
-    /// Cosine and sine of the angles at `positions [1 or batch, tokens]`, computed in `f32` and
-    /// rounded to `dtype`.
-    pub(crate) fn angles(&self, positions: Tensor<2, Int>, dtype: FloatDType) -> RotaryAngles {
+    /// Cosine and sine of the angles at `positions [1 or batch, tokens]`, the same in every layer.
+    pub(crate) fn angles(&self, positions: Tensor<2, Int>) -> Angles {
         let [batch, tokens] = positions.dims();
         let [pairs] = self.frequencies.dims();
-        let positions = positions
-            .cast(FloatDType::F32)
-            .reshape([batch, 1, tokens, 1]);
-        let frequencies = self.frequencies.clone().reshape([1, 1, 1, pairs]);
-        let angles = positions * frequencies; // [batch, 1, tokens, pairs]
-        let (cos, sin) = (angles.clone().cos(), angles.sin());
-        // The pair of feature i is feature i + width / 2: [.., pairs] -> [.., width]
-        RotaryAngles {
-            cos: Tensor::cat(vec![cos.clone(), cos], 3).cast(dtype),
-            sin: Tensor::cat(vec![-sin.clone(), sin], 3).cast(dtype),
+        let positions = positions.cast(FloatDType::F32).reshape([batch, tokens, 1]);
+        let frequencies = self.frequencies.clone().reshape([1, 1, pairs]);
+        let angles = positions * frequencies; // [batch, tokens, pairs]
+        Angles {
+            cos: angles.clone().cos(),
+            sin: angles.sin(),
         }
-    }
-}
-
-/// Cosine and sine for the tokens of one forward pass; the same in every layer.
-pub(crate) struct RotaryAngles {
-    /// `[1 or batch, 1, tokens, width]`.
-    cos: Tensor<4>,
-    /// The same shape; negative in the first half of a head.
-    sin: Tensor<4>,
-}
-
-impl RotaryAngles {
-    /// Turns each pair of features of every head by its angle.
-    ///
-    /// # Shapes
-    ///
-    /// - `x`, output: `[batch, heads, tokens, width]`
-    pub(crate) fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, _, _, width] = x.dims();
-        let (first, second) = (0, width / 2);
-        let half = |start: usize| x.clone().narrow(3, start, width / 2);
-        let swapped = Tensor::cat(vec![half(second), half(first)], 3);
-        x * self.cos.clone() + swapped * self.sin.clone()
     }
 }

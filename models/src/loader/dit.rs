@@ -158,7 +158,6 @@ fn build(
         blocks,
         final_layer,
         positions: Tensor::from_data(positions, (device, DType::from(dtype))),
-        ones: Tensor::ones([hidden], (device, DType::F32)),
         config: config.clone(),
     })
 }

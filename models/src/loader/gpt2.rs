@@ -19,17 +19,16 @@
 //! the other way round from every other family. Not used: the buffers `h.N.attn.bias` (the causal
 //! mask) and `h.N.attn.masked_bias`, and an `lm_head.weight` that repeats a tied `wte.weight`.
 
-use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, FloatDType};
 
 use super::tied_head::check_tied_head;
 use super::{HEAD, RandomWeights, WeightReader, Weights, load_head};
 use crate::common::Positions;
-use crate::gpt2::{Gpt2, Gpt2Block, Gpt2Config};
+use crate::gpt2::{Gpt2, Gpt2Config};
 use crate::layer::planned;
 use crate::{
     Attention, Checkpoint, FactorNames, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue,
-    WeightLayout, linear_layers as all_layers,
+    TransformerBlock, WeightLayout, linear_layers as all_layers,
 };
 
 /// Linear layers per block, in the order of [`Gpt2Config::linear_layers`].
@@ -128,26 +127,29 @@ fn build(
     let positions = [config.n_positions, config.n_embd];
     let token_embedding = weights.embedding(&format!("{prefix}wte.weight"), table)?;
     let position_embedding = weights.embedding(&format!("{prefix}wpe.weight"), positions)?;
+    let epsilon = config.layer_norm_epsilon;
     let (per_block, _) = layers.as_chunks::<PER_BLOCK>();
     let mut blocks = Vec::with_capacity(config.n_layer);
     for (n, [c_attn, attn_proj, c_fc, mlp_proj]) in per_block.iter().enumerate() {
-        let ln_1 = norm(weights, config, &format!("{prefix}h.{n}.ln_1"))?;
+        let attention_norm =
+            weights.layer_norm(&format!("{prefix}h.{n}.ln_1"), config.n_embd, epsilon)?;
         let attention = Attention::new(
             QueryKeyValue::Joined(weights.linear(c_attn)?),
             weights.linear(attn_proj)?,
             config.heads(),
             config.attention_scale(n),
         );
-        let ln_2 = norm(weights, config, &format!("{prefix}h.{n}.ln_2"))?;
+        let mlp_norm =
+            weights.layer_norm(&format!("{prefix}h.{n}.ln_2"), config.n_embd, epsilon)?;
         let mlp = Mlp::new(
             weights.linear(c_fc)?,
             weights.linear(mlp_proj)?,
             config.activation,
         );
-        blocks.push(Gpt2Block {
-            ln_1,
+        blocks.push(TransformerBlock {
+            attention_norm,
             attention,
-            ln_2,
+            mlp_norm,
             mlp,
         });
     }
@@ -155,25 +157,11 @@ fn build(
         token_embedding,
         position_embedding,
         blocks,
-        ln_f: norm(weights, config, &format!("{prefix}ln_f"))?,
+        ln_f: weights.layer_norm(&format!("{prefix}ln_f"), config.n_embd, epsilon)?,
         head: load_head(weights, config.tie_word_embeddings, table)?,
         positions: Positions::new(config.n_positions, weights.device()),
         config: config.clone(),
     })
-}
-
-/// A norm in `f32`, see [`crate::common::norm_in_f32`].
-fn norm(
-    weights: &mut impl Weights,
-    config: &Gpt2Config,
-    name: &str,
-) -> Result<LayerNorm, ModelError> {
-    let mut norm = LayerNormConfig::new(config.n_embd)
-        .with_epsilon(config.layer_norm_epsilon)
-        .init(weights.device());
-    norm.gamma = weights.norm_scale(&format!("{name}.weight"), config.n_embd)?;
-    norm.beta = Some(weights.norm_shift(&format!("{name}.bias"), config.n_embd)?);
-    Ok(norm)
 }
 
 /// Whether `name` is `h.N.attn.bias` or `h.N.attn.masked_bias`.

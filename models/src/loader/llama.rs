@@ -25,17 +25,16 @@
 //! embedding. In a `blast_llama` checkpoint a layer `P` may be `P.B`, `P.C` and `P.D` in place of
 //! `P.weight`, see [`super::blast_llama`].
 
-use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, FloatDType};
 
 use super::tied_head::check_tied_head;
 use super::{HEAD, RandomWeights, WeightReader, Weights, blast_llama, load_head};
 use crate::common::Positions;
 use crate::layer::planned;
-use crate::llama::{Llama, LlamaBlock, LlamaConfig};
+use crate::llama::{Llama, LlamaConfig};
 use crate::{
     Attention, Checkpoint, FactorNames, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue,
-    Rotary, SeparateQueryKeyValue, WeightLayout, linear_layers as all_layers,
+    Rotary, SeparateQueryKeyValue, TransformerBlock, WeightLayout, linear_layers as all_layers,
 };
 
 /// Linear layers per block, in the order of [`LlamaConfig::linear_layers`].
@@ -141,11 +140,12 @@ fn build(
 ) -> Result<Llama, ModelError> {
     let table = [config.vocab_size, config.hidden_size];
     let embed_tokens = weights.embedding(&format!("{prefix}embed_tokens.weight"), table)?;
+    let (hidden, epsilon) = (config.hidden_size, config.rms_norm_eps);
     let (per_block, _) = layers.as_chunks::<PER_BLOCK>();
     let mut blocks = Vec::with_capacity(config.num_hidden_layers);
     for (n, [query, key, value, output, gate, up, down]) in per_block.iter().enumerate() {
-        let name = |norm: &str| format!("{prefix}layers.{n}.{norm}.weight");
-        let input_layernorm = norm(weights, config, &name("input_layernorm"))?;
+        let name = |norm: &str| format!("{prefix}layers.{n}.{norm}");
+        let attention_norm = weights.rms_norm(&name("input_layernorm"), hidden, epsilon)?;
         let separate = SeparateQueryKeyValue {
             query: weights.linear(query)?,
             key: weights.linear(key)?,
@@ -157,40 +157,27 @@ fn build(
             config.heads(),
             config.attention_scale(),
         );
-        let post_attention_layernorm = norm(weights, config, &name("post_attention_layernorm"))?;
+        let mlp_norm = weights.rms_norm(&name("post_attention_layernorm"), hidden, epsilon)?;
         let mlp = Mlp::gated(
             weights.linear(gate)?,
             weights.linear(up)?,
             weights.linear(down)?,
             config.hidden_act,
         );
-        blocks.push(LlamaBlock {
-            input_layernorm,
+        blocks.push(TransformerBlock {
+            attention_norm,
             attention,
-            post_attention_layernorm,
+            mlp_norm,
             mlp,
         });
     }
     Ok(Llama {
         embed_tokens,
         blocks,
-        norm: norm(weights, config, &format!("{prefix}norm.weight"))?,
+        norm: weights.rms_norm(&format!("{prefix}norm"), hidden, epsilon)?,
         head: load_head(weights, config.tie_word_embeddings, table)?,
         rotary: Rotary::new(&config.rotary, config.head_dim, weights.device()),
         positions: Positions::new(config.max_position_embeddings, weights.device()),
         config: config.clone(),
     })
-}
-
-/// A norm in `f32`, see [`crate::common::norm_in_f32`].
-fn norm(
-    weights: &mut impl Weights,
-    config: &LlamaConfig,
-    name: &str,
-) -> Result<RmsNorm, ModelError> {
-    let mut norm = RmsNormConfig::new(config.hidden_size)
-        .with_epsilon(config.rms_norm_eps)
-        .init(weights.device());
-    norm.gamma = weights.norm_scale(name, config.hidden_size)?;
-    Ok(norm)
 }

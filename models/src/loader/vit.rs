@@ -37,15 +37,15 @@
 //! `attention.attention.qkv` in place of the weights of query, key and value, whose biases then stay
 //! as they are. Not used: the `pooler` of a `ViTModel` that classification was trained on.
 
-use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::tensor::{Device, FloatDType};
 
 use super::{RandomWeights, WeightReader, Weights};
 use crate::layer::planned;
-use crate::vit::{Vit, VitBlock, VitConfig, VitNaming};
+use crate::vit::{Vit, VitConfig, VitNaming};
 use crate::{
     Attention, Checkpoint, FactorNames, Family, LinearLayer, Mlp, ModelError, PatchEmbedding, Plan,
-    QueryKeyValue, SeparateQueryKeyValue, WeightLayout, linear_layers as all_layers,
+    QueryKeyValue, SeparateQueryKeyValue, TransformerBlock, WeightLayout,
+    linear_layers as all_layers,
 };
 
 /// The names of one scheme.
@@ -201,7 +201,7 @@ fn build(
 ) -> Result<Vit, ModelError> {
     let names = config.names();
     let prefix = names.prefix;
-    let hidden = config.hidden_size;
+    let (hidden, epsilon) = (config.hidden_size, config.layer_norm_eps);
     let [height, width] = config.patch_size;
     let patch = format!("{prefix}{}", names.patch);
     let kernel = [hidden, config.num_channels, height, width];
@@ -218,23 +218,24 @@ fn build(
     while let Some((block, after)) = BlockLayers::split(rest, names.qkv.len()) {
         rest = after;
         let stem = format!("{prefix}{}.{}", names.block, blocks.len());
-        let norm_1 = norm(weights, config, &format!("{stem}.{}", names.norm_1))?;
+        let attention_norm =
+            weights.layer_norm(&format!("{stem}.{}", names.norm_1), hidden, epsilon)?;
         let attention = Attention::new(
             block.query_key_value(weights)?,
             weights.linear(block.proj)?,
             config.heads(),
             config.attention_scale(),
         );
-        let norm_2 = norm(weights, config, &format!("{stem}.{}", names.norm_2))?;
+        let mlp_norm = weights.layer_norm(&format!("{stem}.{}", names.norm_2), hidden, epsilon)?;
         let mlp = Mlp::new(
             weights.linear(block.fc1)?,
             weights.linear(block.fc2)?,
             config.hidden_act,
         );
-        blocks.push(VitBlock {
-            norm_1,
+        blocks.push(TransformerBlock {
+            attention_norm,
             attention,
-            norm_2,
+            mlp_norm,
             mlp,
         });
     }
@@ -244,7 +245,7 @@ fn build(
         class_token,
         position_embedding: weights.parameter(&positions, [1, config.positions(), hidden])?,
         blocks,
-        norm: norm(weights, config, &format!("{prefix}{}", names.norm))?,
+        norm: weights.layer_norm(&format!("{prefix}{}", names.norm), hidden, epsilon)?,
         head: weights.linear(&head)?,
         config: config.clone(),
     })
@@ -295,18 +296,4 @@ impl<'a> BlockLayers<'a> {
             }),
         })
     }
-}
-
-/// A norm in `f32`, see [`crate::common::norm_in_f32`].
-fn norm(
-    weights: &mut impl Weights,
-    config: &VitConfig,
-    name: &str,
-) -> Result<LayerNorm, ModelError> {
-    let mut norm = LayerNormConfig::new(config.hidden_size)
-        .with_epsilon(config.layer_norm_eps)
-        .init(weights.device());
-    norm.gamma = weights.norm_scale(&format!("{name}.weight"), config.hidden_size)?;
-    norm.beta = Some(weights.norm_shift(&format!("{name}.bias"), config.hidden_size)?);
-    Ok(norm)
 }

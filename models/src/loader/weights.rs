@@ -5,7 +5,7 @@ use burn::nn::Embedding;
 use burn::tensor::{Device, Tensor};
 use burn_blr::BlrLinear;
 
-use crate::{LinearLayer, ModelError};
+use crate::{LinearLayer, ModelError, TokenNorm};
 
 /// The weights of a model, one after the other, by their names in a checkpoint.
 pub(crate) trait Weights {
@@ -38,6 +38,29 @@ pub(crate) trait Weights {
 
     /// A linear layer, dense or structured.
     fn linear(&mut self, layer: &LinearLayer) -> Result<BlrLinear, ModelError>;
+
+    /// A layer norm, `NAME.weight` and `NAME.bias`.
+    fn layer_norm(
+        &mut self,
+        name: &str,
+        features: usize,
+        epsilon: f64,
+    ) -> Result<TokenNorm, ModelError> {
+        let scale = self.norm_scale(&format!("{name}.weight"), features)?;
+        let shift = self.norm_shift(&format!("{name}.bias"), features)?;
+        Ok(TokenNorm::layer(scale, Some(shift), epsilon))
+    }
+
+    /// A norm to mean square one, `NAME.weight`.
+    fn rms_norm(
+        &mut self,
+        name: &str,
+        features: usize,
+        epsilon: f64,
+    ) -> Result<TokenNorm, ModelError> {
+        let scale = self.norm_scale(&format!("{name}.weight"), features)?;
+        Ok(TokenNorm::rms(scale, epsilon))
+    }
 
     /// A table of `shape`, `[ids, features]`.
     fn embedding(&mut self, name: &str, shape: [usize; 2]) -> Result<Embedding, ModelError> {

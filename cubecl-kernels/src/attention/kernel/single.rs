@@ -5,12 +5,10 @@ use cubecl::prelude::*;
 use crate::attention::geometry::{AttentionGeometry, Rows, first_query};
 use crate::attention::plan::{SingleBlueprint, WEIGHTS};
 use crate::attention::problem::Visible;
+use crate::over_units::{Reduction, over_units};
 
 /// Stands for minus infinity; its differences stay numbers.
 const HIDDEN: f32 = -3.0e38;
-
-/// Entries of the second stage of a reduction over all units.
-const STAGE: usize = 32;
 
 /// Values of a unit that are on their way at a time.
 const AHEAD: usize = 8;
@@ -81,7 +79,7 @@ pub(crate) fn single_query_attention<T: Float, I: Int, N: Size>(
             &mut weights,
             blueprint,
         );
-        let highest = over_units(&mut entries, max(own, maximum), units, false);
+        let highest = over_units(&mut entries, max(own, maximum), units, Reduction::Highest);
         let correction = (maximum - highest).exp();
         maximum = highest;
         total *= correction;
@@ -116,7 +114,7 @@ pub(crate) fn single_query_attention<T: Float, I: Int, N: Size>(
         start += WEIGHTS;
     }
 
-    let all = over_units(&mut entries, total, units, true);
+    let all = over_units(&mut entries, total, units, Reduction::Sum);
     if group < groups {
         gathered[group * pieces + piece] = sum;
     }
@@ -213,41 +211,6 @@ fn score_keys<T: Float, N: Size>(
         at += comptime!(KEYS_AHEAD * parallel);
     }
     highest
-}
-
-/// The sum or the highest value of all units, in two stages through shared memory.
-#[cube]
-fn over_units(
-    entries: &mut Shared<[f32]>,
-    own: f32,
-    #[comptime] units: usize,
-    #[comptime] sum: bool,
-) -> f32 {
-    let unit = UNIT_POS as usize;
-    entries[unit] = own;
-    sync_cube();
-    let mut all = own;
-    if unit < STAGE {
-        let mut at = unit + STAGE;
-        while at < units {
-            all = combine(all, entries[at], sum);
-            at += STAGE;
-        }
-        entries[unit] = all;
-    }
-    sync_cube();
-    let mut all = entries[0];
-    #[unroll]
-    for i in 1..STAGE {
-        all = combine(all, entries[i], sum);
-    }
-    sync_cube();
-    all
-}
-
-#[cube]
-fn combine(a: f32, b: f32, #[comptime] sum: bool) -> f32 {
-    if comptime!(sum) { a + b } else { max(a, b) }
 }
 
 /// Joins the shares of the cubes of each head, one feature per unit.
