@@ -107,8 +107,10 @@ impl CouplePlan {
             Strategy::Tiled => Ok(tiled()),
             Strategy::TensorCores | Strategy::Hopper => tensor_cores(),
             // Only here may the device choose: it may lack tensor cores, or room for the tile.
-            Strategy::Auto if element_bytes > MmaElement::Bf16.bytes() => Ok(without()),
-            Strategy::Auto => match tensor_cores() {
+            Strategy::Auto | Strategy::Tuned if element_bytes > MmaElement::Bf16.bytes() => {
+                Ok(without())
+            }
+            Strategy::Auto | Strategy::Tuned => match tensor_cores() {
                 Err(KernelError::Unavailable(_)) => Ok(without()),
                 planned => planned,
             },
@@ -174,7 +176,7 @@ impl CoupleGradientPlan {
             Strategy::Naive => Ok(CoupleGradientPlan::Naive),
             // There is no kernel for tensor cores.
             Strategy::Tiled | Strategy::TensorCores | Strategy::Hopper => tiled(),
-            Strategy::Auto => match tiled() {
+            Strategy::Auto | Strategy::Tuned => match tiled() {
                 // Only here may the device choose: it may be too small for the cube.
                 Err(KernelError::Unavailable(_)) => Ok(CoupleGradientPlan::Naive),
                 planned => planned,
