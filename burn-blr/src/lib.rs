@@ -36,8 +36,9 @@ pub mod init;
 pub mod modules;
 pub mod ops;
 pub mod structure;
+pub mod tuning;
 
-pub use cubecl_kernels::OutputOrder;
+pub use cubecl_kernels::{Activation, OutputOrder};
 pub use error::BlrError;
 pub use modules::{
     BlastLinear, BlastLinearConfig, BlrLinear, LowRankLinear, LowRankLinearConfig, MonarchLinear,

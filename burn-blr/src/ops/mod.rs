@@ -19,4 +19,4 @@ mod linear;
 pub mod plain;
 
 pub use backend::{Bias, BlrBackend};
-pub use linear::{blast_linear, exact_product, low_rank_linear, monarch_linear};
+pub use linear::{activate, blast_linear, exact_product, low_rank_linear, monarch_linear};
