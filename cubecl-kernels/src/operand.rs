@@ -72,7 +72,7 @@ impl View {
             (1, _) => ('r', self.column),
             _ => ('-', self.row | self.column),
         };
-        let bytes = (other | self.batch) * element_bytes | self.alignment;
+        let bytes = ((other | self.batch) * element_bytes) | self.alignment;
         (axis, 1 << bytes.trailing_zeros().min(4))
     }
 

@@ -1,6 +1,6 @@
 //! Plans chosen by measurement, by CubeCL's tuner.
 //!
-//! With [`Strategy::Tuned`](crate::Strategy::Tuned), the first call of each class of shapes times
+//! With [`Strategy::Tuned`], the first call of each class of shapes times
 //! the few plans that the cost model thinks best, on the operands of the call, and takes the
 //! fastest from then on. A class has the exact sizes of the layer and a token count rounded up, four
 //! steps to a power of two. Results stay in the folder of CubeCL's persistent cache, for later
@@ -261,18 +261,24 @@ impl<R: Runtime> Rehearsal<R> {
 /// Makes some launches, then captures them, on a stream that is prepared for it.
 fn capture<R: Runtime>(
     client: &ComputeClient<R>,
-    start: impl Fn(usize),
+    start: impl Fn(usize) + Sync,
 ) -> Result<Graph<R>, ServerError> {
     let launch = || (0..LAUNCHES).for_each(&start);
     launch();
     // A kernel that failed to build shows here; in a capture it would only be missing.
-    let rehearsed = cubecl::future::block_on(client.sync());
-    if let Err(error) = rehearsed.and_then(|()| client.start_capture()) {
+    if let Err(error) = cubecl::future::block_on(client.sync()) {
         abandon(client);
         return Err(error);
     }
-    launch();
-    client.stop_capture()
+    // Alone on the device: what CUDA forbids during a capture, it forbids other streams as well.
+    client.exclusive(|| {
+        if let Err(error) = client.start_capture() {
+            abandon(client);
+            return Err(error);
+        }
+        launch();
+        client.stop_capture()
+    })?
 }
 
 /// Leaves the state of a stream in which a capture is prepared.

@@ -7,12 +7,16 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+#![allow(
+    unused_macros,
+    reason = "the harness is shared with tests that use more of it"
+)]
 
 #[path = "../harness/mod.rs"]
 #[allow(
     dead_code,
     unused_imports,
-    reason = "shared with other tests, which use more of it"
+    reason = "shared with tests that use more of it"
 )]
 mod harness;
 

@@ -57,7 +57,7 @@ impl Choice {
     }
 
     /// The plan for `problem` where the cost model says `model`, and the seconds it should take,
-    /// about; zero where there is no model.
+    /// about, where there is a model of that.
     ///
     /// # Errors
     ///
@@ -67,19 +67,19 @@ impl Choice {
         context: &Context<'_, R>,
         problem: &ProductProblem,
         model: ProductPlan,
-    ) -> Result<(ProductPlan, f64), KernelError> {
+    ) -> Result<(ProductPlan, Option<f64>), KernelError> {
         let (client, dtype) = (context.client, context.dtype);
         match self {
-            Choice::Model => Ok((model, 0.0)),
+            Choice::Model => Ok((model, None)),
             Choice::Wgmma(index) => {
                 let element = mma_element(client, dtype)?;
                 let planned = WgmmaBlueprint::candidate(index, client, problem, dtype, element);
-                planned.map(|(blueprint, seconds)| (ProductPlan::Wgmma(blueprint), seconds))
+                planned.map(|(blueprint, seconds)| (ProductPlan::Wgmma(blueprint), Some(seconds)))
             }
             Choice::Mma(index) => {
                 let element = mma_element(client, dtype)?;
                 let planned = MmaBlueprint::candidate(index, client, problem, element);
-                planned.map(|(blueprint, seconds)| (ProductPlan::Mma(blueprint), seconds))
+                planned.map(|(blueprint, seconds)| (ProductPlan::Mma(blueprint), Some(seconds)))
             }
             Choice::Stream(splits) => {
                 let element = mma_element(client, dtype)?;
@@ -88,12 +88,12 @@ impl Choice {
                     // Another token count of the class, where the model has its own way.
                     None => model,
                 };
-                Ok((plan, 0.0))
+                Ok((plan, None))
             }
             Choice::Tiled(index) => {
                 let bytes = context.element_bytes;
                 let blueprint = TiledBlueprint::candidate(index, client, problem, bytes)?;
-                Ok((ProductPlan::Tiled(blueprint), 0.0))
+                Ok((ProductPlan::Tiled(blueprint), None))
             }
         }
     }
@@ -122,25 +122,24 @@ pub(crate) fn shortlist<R: Runtime>(
     problem: &ProductProblem,
     model: ProductPlan,
 ) -> Vec<(usize, ProductPlan)> {
-    let mut others: Vec<(usize, ProductPlan, f64)> = Choice::all()
+    let possible = Choice::all()
         .enumerate()
         .filter(|(_, choice)| choice.is_near(&model))
         .filter_map(|(number, choice)| {
             let (plan, seconds) = choice.plan(context, problem, model).ok()?;
             (plan != model).then_some((number, plan, seconds))
-        })
-        .collect();
-    others.sort_by(|(.., seconds), (.., more)| seconds.total_cmp(more));
-    let modelled = |seconds: f64| seconds > 0.0;
-    let least = others.iter().map(|(.., seconds)| *seconds);
-    let least = least.filter(|seconds| modelled(*seconds)).next();
-    let limit = least.map_or(0.0, |least| WORTH * least);
-    let unmodelled = others.iter().filter(|(.., seconds)| !modelled(*seconds));
-    let tiles = others
-        .iter()
-        .filter(|(.., seconds)| modelled(*seconds) && *seconds <= limit);
-    let others = unmodelled.chain(tiles.take(MOST_TILES));
-    let others = others.map(|(number, plan, _)| (*number, *plan));
+        });
+    let (mut tiles, others): (Vec<_>, Vec<_>) =
+        possible.partition(|(.., seconds)| seconds.is_some());
+    let seconds = |seconds: Option<f64>| seconds.unwrap_or(f64::INFINITY);
+    tiles.sort_by(|(.., one), (.., other)| seconds(*one).total_cmp(&seconds(*other)));
+    let limit = tiles
+        .first()
+        .map_or(0.0, |(.., least)| WORTH * seconds(*least));
+    tiles.retain(|(.., expected)| seconds(*expected) <= limit);
+    tiles.truncate(MOST_TILES);
+    let others = others.into_iter().chain(tiles);
+    let others = others.map(|(number, plan, _)| (number, plan));
     [(0, model)].into_iter().chain(others).collect()
 }
 
