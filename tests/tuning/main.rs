@@ -20,6 +20,8 @@
 )]
 mod harness;
 
+use std::path::Path;
+
 use cubecl::prelude::*;
 use cubecl_kernels::low_rank::{self, LowRankForward, reference};
 use cubecl_kernels::{Activation, LowRankDims, Strategy, tuning};
@@ -92,7 +94,9 @@ fn nothing_is_measured_while_the_caller_prepares_a_capture<R: Runtime>(client: &
     assert_eq!(measured_by(client, 200), PRODUCTS, "afterwards it is");
 }
 
-fn check<R: Runtime>(client: &ComputeClient<R>) {
+fn check<R: Runtime>(client: &ComputeClient<R>, cache: &Path) {
+    // After the client, whose configuration names a folder of its own.
+    cubecl::environment::set_root(cache);
     results_are_found_again(client);
     nothing_is_measured_while_the_caller_prepares_a_capture(client);
 }
@@ -100,11 +104,10 @@ fn check<R: Runtime>(client: &ComputeClient<R>) {
 #[test]
 fn plans_are_measured_once_for_each_class_of_shapes() {
     let folder = tempfile::tempdir().unwrap();
-    cubecl::environment::set_root(folder.path());
     if let Some(client) = clients::vulkan() {
-        check(&client);
+        check(&client, folder.path());
     }
     if let Some(client) = clients::cuda() {
-        check(&client);
+        check(&client, folder.path());
     }
 }
