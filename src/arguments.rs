@@ -39,6 +39,10 @@ pub struct Common {
     /// Writes the numbers of the report to FILE
     #[arg(long, global = true, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Chooses the kernels of compressed layers on a GPU by measurement, once for each shape; results are kept for
+    /// later runs
+    #[arg(long, global = true, action = ArgAction::SetTrue)]
+    pub tune: bool,
 }
 
 /// A number format of computation.

@@ -67,6 +67,7 @@ impl Common {
             });
         }
         device.seed(self.seed);
+        burn_blr::tuning::set_wanted(self.tune);
         Ok(ChosenDevice {
             device,
             name,

@@ -40,8 +40,9 @@ pub mod modules;
 pub mod network;
 pub mod ops;
 pub mod structure;
+pub mod tuning;
 
-pub use cubecl_kernels::OutputOrder;
+pub use cubecl_kernels::{Activation, OutputOrder};
 pub use error::BlrError;
 pub use modules::{
     BlastLinear, BlastLinearConfig, BlrLinear, LowRankLinear, LowRankLinearConfig, MonarchLinear,

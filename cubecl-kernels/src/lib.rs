@@ -17,6 +17,8 @@
 //! come from the dimensions, [`LowRankDims`], [`MonarchDims`], [`BlastDims`]), so a call neither
 //! allocates nor waits, and can be captured into a graph. Operands may have any strides.
 //!
+//! The plan of each product is chosen by a cost model, or by measurement: see [`tuning`].
+//!
 //! # Precision
 //!
 //! Operands are `f32`, `f16` or `bf16`; every sum is taken in `f32`; intermediates are stored in
@@ -44,6 +46,7 @@ pub mod low_rank;
 pub mod matmul;
 pub mod monarch;
 pub mod norm;
+pub mod tuning;
 
 pub use activation::Activation;
 pub use error::{KernelError, Missing, Requirement};

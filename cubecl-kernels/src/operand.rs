@@ -64,6 +64,18 @@ impl View {
         }
     }
 
+    /// Which axis has stride one, and the bytes up to 16 that all other strides and the start are
+    /// multiples of: what decides how an operand can be read.
+    pub fn class(&self, element_bytes: usize) -> (char, usize) {
+        let (axis, other) = match (self.row, self.column) {
+            (_, 1) => ('c', self.row),
+            (1, _) => ('r', self.column),
+            _ => ('-', self.row | self.column),
+        };
+        let bytes = ((other | self.batch) * element_bytes) | self.alignment;
+        (axis, 1 << bytes.trailing_zeros().min(4))
+    }
+
     /// Whether vectors of `width` elements of `bytes` bytes start at aligned addresses, if they
     /// run along an axis of stride one and the strides of the `others` are these.
     pub fn allows_vectors(&self, width: usize, bytes: usize, others: [usize; 2]) -> bool {

@@ -9,6 +9,9 @@ pub enum Strategy {
     /// The fastest kernels that the device can run.
     #[default]
     Auto,
+    /// As [`Strategy::Auto`], with the plans of products chosen by measurement: see
+    /// [`tuning`](crate::tuning).
+    Tuned,
     /// One unit per output element. Slow, runs everywhere, and is easy to read.
     Naive,
     /// Tiles staged through shared memory, several outputs per unit, without tensor cores.

@@ -23,6 +23,7 @@ on_every_device! {
     backward_matches_reference_for_strided_tensors
     backward_matches_reference_on_tensor_cores
     no_tokens_give_zero_gradients
+    both_passes_match_reference_with_measured_plans
 }
 
 const ORDERS: [OutputOrder; 2] = [OutputOrder::Contiguous, OutputOrder::Interleaved];
@@ -324,12 +325,22 @@ fn forward_applies_the_activation_after_the_bias<R: Runtime>(client: &ComputeCli
 }
 
 fn backward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<R>) {
-    for dtype in [Dtype::F16, Dtype::Bf16] {
-        let setting = Setting::plain(dtype, Strategy::TensorCores);
+    for setting in Setting::tensor_cores() {
         for sizes in TENSOR_SIZES {
             for tokens in [1, 33, 197] {
                 check_backward(client, setting, sizes, OutputOrder::Contiguous, tokens);
             }
+        }
+    }
+}
+
+fn both_passes_match_reference_with_measured_plans<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::tuned() {
+        // The first of each class of token counts is measured, the second takes what is known.
+        for tokens in [5, 4, 70, 65] {
+            let order = OutputOrder::Interleaved;
+            check_forward(client, setting, (2, 24, 48, 80), order, tokens, true);
+            check_backward(client, setting, (2, 24, 48, 80), order, tokens);
         }
     }
 }

@@ -42,6 +42,11 @@ impl Setting {
         [Dtype::F16, Dtype::Bf16].map(|dtype| Self::plain(dtype, Strategy::Hopper))
     }
 
+    /// Plans by measurement: with tensor cores, and without.
+    pub fn tuned() -> [Self; 2] {
+        [Dtype::F32, Dtype::Bf16].map(|dtype| Self::plain(dtype, Strategy::Tuned))
+    }
+
     /// Every activation with every strategy.
     pub fn activated() -> Vec<Self> {
         let activations = [Activation::Gelu, Activation::GeluTanh, Activation::Silu];

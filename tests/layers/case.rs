@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_blr::ops::{self, Bias, plain};
-use burn_blr::{OutputOrder, Structure};
+use burn_blr::{Activation, OutputOrder, Structure};
 use cubecl_kernels::{BlastDims, LowRankDims, MonarchDims, blast, low_rank, monarch};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -17,6 +17,9 @@ pub struct Case {
     pub tokens: usize,
     pub biased: bool,
 }
+
+/// Every activation that a product can apply.
+pub const ACTIVATIONS: [Activation; 3] = [Activation::Gelu, Activation::GeluTanh, Activation::Silu];
 
 /// Row-major values and their shape.
 pub type Values = (Vec<f64>, Vec<usize>);
@@ -108,16 +111,24 @@ impl Case {
 
     /// The product as one operation of the backend.
     pub fn operation(&self, operands: &[Operand]) -> Tensor<2> {
+        self.activated(operands, Activation::None)
+    }
+
+    /// The product and its activation as one operation of the backend.
+    pub fn activated(&self, operands: &[Operand], activation: Activation) -> Tensor<2> {
         let bias = self.biased.then(|| operands[operands.len() - 1].flat());
         let (x, one, two) = (operands[0].matrix(), &operands[1], &operands[2]);
         match self.structure {
             Structure::Dense => unreachable!("dense layers are Burn's own"),
-            Structure::LowRank { .. } => ops::low_rank_linear(x, one.matrix(), two.matrix(), bias),
+            Structure::LowRank { .. } => {
+                ops::low_rank_linear(x, one.matrix(), two.matrix(), bias, activation)
+            }
             Structure::Monarch { order, .. } => {
-                ops::monarch_linear(x, one.blocks(), two.blocks(), bias, order)
+                ops::monarch_linear(x, one.blocks(), two.blocks(), bias, order, activation)
             }
             Structure::Blast { .. } => {
-                ops::blast_linear(x, one.blocks(), two.blocks(), operands[3].blocks(), bias)
+                let (u, s, v) = (one.blocks(), two.blocks(), operands[3].blocks());
+                ops::blast_linear(x, u, s, v, bias, activation)
             }
         }
     }

@@ -1,7 +1,7 @@
 use burn::tensor::{DType, Tensor};
-use burn_blr::{BlastLinearConfig, BlrLinear, Structure};
+use burn_blr::{Activation, BlastLinearConfig, BlrLinear, Structure, ops};
 
-use crate::case::{Case, Operand, allowed, relative_error, structures, values};
+use crate::case::{ACTIVATIONS, Case, Operand, allowed, relative_error, structures, values};
 use crate::devices::devices;
 
 #[test]
@@ -32,6 +32,73 @@ fn every_product_is_as_close_to_f64_as_its_plain_composition() {
                         "{case:?} {dtype:?} on {device:?}: error {found:e}, plain {plain:e}"
                     );
                 }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_activated_product_is_the_activation_of_the_product() {
+    for device in devices() {
+        for (structure, in_features, out_features) in structures() {
+            let case = Case {
+                structure,
+                in_features,
+                out_features,
+                tokens: 37,
+                biased: true,
+            };
+            let operands: Vec<Operand> = case
+                .operands(7)
+                .iter()
+                .map(|values| Operand::new(values, &device, DType::F32))
+                .collect();
+            for activation in ACTIVATIONS {
+                let expected = ops::activate(case.operation(&operands), activation);
+                let found = case.activated(&operands, activation);
+                let error = relative_error(&values(found).0, &values(expected).0);
+                assert!(
+                    error < 1e-6,
+                    "{case:?} {activation:?} on {device:?}: {error:e}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_are_those_of_their_formulas() {
+    let inputs: Vec<f64> = vec![-6.0, -1.0, -0.25, 0.0, 0.5, 3.0];
+    let expected = |activation, x: f64| match activation {
+        Activation::None => x,
+        // Φ at the inputs, from a table.
+        Activation::Gelu => {
+            let table = [
+                9.865_876e-10,
+                0.158_655_254,
+                0.401_293_674,
+                0.5,
+                0.691_462_461,
+            ];
+            let at = inputs.iter().position(|input| *input == x).unwrap();
+            x * table.get(at).copied().unwrap_or(0.998_650_102)
+        }
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::Silu => x / (1.0 + (-x).exp()),
+    };
+    for device in devices() {
+        for activation in ACTIVATIONS.into_iter().chain([Activation::None]) {
+            let x = Operand::new(&(inputs.clone(), vec![6]), &device, DType::F32).flat();
+            let (found, _) = values(ops::activate(x, activation));
+            for (found, x) in found.iter().zip(&inputs) {
+                let expected = expected(activation, *x);
+                assert!(
+                    (found - expected).abs() < 1e-6,
+                    "{activation:?} of {x} on {device:?}: {found} against {expected}"
+                );
             }
         }
     }

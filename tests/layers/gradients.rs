@@ -1,6 +1,9 @@
 use burn::tensor::{DType, Device, Gradients, Tensor};
+use burn_blr::ops;
 
-use crate::case::{Case, Operand, Values, allowed, relative_error, structures, values};
+use crate::case::{
+    ACTIVATIONS, Case, Operand, Values, allowed, relative_error, structures, values,
+};
 use crate::devices::{cuda, devices};
 
 /// A scalar that depends on every output in its own way.
@@ -64,6 +67,38 @@ fn gradients_equal_those_of_autodiff_through_the_plain_composition() {
                     assert!(
                         error < 2e-6,
                         "{case:?} operand {index} on {device:?}: {error:e}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_go_through_the_activation() {
+    for device in devices() {
+        for (structure, in_features, out_features) in structures() {
+            let case = Case {
+                structure,
+                in_features,
+                out_features,
+                tokens: 19,
+                biased: true,
+            };
+            let operands = case.operands(13);
+            for activation in ACTIVATIONS {
+                let own = gradients(&operands, &device, DType::F32, |x| {
+                    case.activated(x, activation)
+                });
+                let cpu = Device::flex();
+                let plain = gradients(&operands, &cpu, DType::F32, |x| {
+                    ops::activate(case.composition(x), activation)
+                });
+                for (index, (own, plain)) in own.iter().zip(&plain).enumerate() {
+                    let error = relative_error(&own.0, &plain.0);
+                    assert!(
+                        error < 4e-6,
+                        "{case:?} {activation:?} operand {index} on {device:?}: {error:e}"
                     );
                 }
             }

@@ -1,10 +1,10 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use burn_blr::{
-    BlastLinear, BlrError, BlrLinear, LowRankLinear, MonarchLinear, OutputOrder, Structure,
+    BlastLinear, BlrError, BlrLinear, LowRankLinear, MonarchLinear, OutputOrder, Structure, ops,
 };
 
-use crate::case::{relative_error, structures, values};
+use crate::case::{ACTIVATIONS, relative_error, structures, values};
 use crate::devices::devices;
 
 #[test]
@@ -26,6 +26,30 @@ fn the_dense_form_gives_the_same_output() {
             // `to_dense` uses the backend's own product, which may round to tf32.
             let error = relative_error(&found, &values(expected).0);
             assert!(error < 2e-3, "{structure} on {device:?}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn a_layer_applies_an_activation_to_its_output() {
+    for device in devices() {
+        let mut all = structures();
+        all.push((Structure::Dense, 24, 40));
+        for (structure, in_features, out_features) in all {
+            let layer =
+                BlrLinear::init(structure, in_features, out_features, true, &device).unwrap();
+            let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
+            let input = Tensor::<3>::random([2, 5, in_features], normal, &device);
+            for activation in ACTIVATIONS {
+                let found = layer.forward_with(input.clone(), activation);
+                assert_eq!(found.dims(), [2, 5, out_features]);
+                let expected = ops::activate(layer.forward(input.clone()), activation);
+                let error = relative_error(&values(found).0, &values(expected).0);
+                assert!(
+                    error < 1e-6,
+                    "{structure} {activation:?} on {device:?}: {error:e}"
+                );
+            }
         }
     }
 }

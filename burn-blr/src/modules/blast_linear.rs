@@ -1,6 +1,7 @@
 use burn::config::Config;
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
 use burn::tensor::{Device, Tensor};
+use cubecl_kernels::Activation;
 
 use super::factor::{bias_param, expect_shape};
 use crate::{BlrError, Structure, init, ops};
@@ -93,8 +94,23 @@ impl BlastLinear {
     /// - input: `[..., in]`
     /// - output: `[..., out]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        self.forward_with(input, Activation::None)
+    }
+
+    /// Applies the layer, then `activation`, in one operation where gradients are not tracked.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[..., in]`
+    /// - output: `[..., out]`
+    pub fn forward_with<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        activation: Activation,
+    ) -> Tensor<D> {
         let bias = self.bias.as_ref().map(Param::val);
-        ops::blast_linear(input, self.u.val(), self.s.val(), self.v.val(), bias)
+        let (u, s, v) = (self.u.val(), self.s.val(), self.v.val());
+        ops::blast_linear(input, u, s, v, bias, activation)
     }
 
     /// The dense weight, `[out, in]`.

@@ -6,7 +6,7 @@ use super::{
     BlastLinear, BlastLinearConfig, LowRankLinear, LowRankLinearConfig, MonarchLinear,
     MonarchLinearConfig,
 };
-use crate::{BlrError, OutputOrder, Structure};
+use crate::{Activation, BlrError, OutputOrder, Structure, ops};
 
 /// A linear layer that is dense, low-rank, Monarch or BLAST, so that a model is written once.
 #[derive(Module, Debug)]
@@ -86,6 +86,26 @@ impl BlrLinear {
             BlrLinear::LowRank(layer) => layer.forward(input),
             BlrLinear::Monarch(layer) => layer.forward(input),
             BlrLinear::Blast(layer) => layer.forward(input),
+        }
+    }
+
+    /// Applies the layer, then `activation`; in one operation where the layer is not dense and
+    /// gradients are not tracked.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[..., in]`
+    /// - output: `[..., out]`
+    pub fn forward_with<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        activation: Activation,
+    ) -> Tensor<D> {
+        match self {
+            BlrLinear::Dense(layer) => ops::activate(layer.forward(input), activation),
+            BlrLinear::LowRank(layer) => layer.forward_with(input, activation),
+            BlrLinear::Monarch(layer) => layer.forward_with(input, activation),
+            BlrLinear::Blast(layer) => layer.forward_with(input, activation),
         }
     }
 

@@ -1,6 +1,7 @@
 use burn::config::Config;
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
 use burn::tensor::{Device, Tensor};
+use cubecl_kernels::Activation;
 
 use super::factor::{bias_param, expect_shape};
 use crate::{BlrError, Structure, init, ops};
@@ -80,8 +81,22 @@ impl LowRankLinear {
     /// - input: `[..., in]`
     /// - output: `[..., out]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        self.forward_with(input, Activation::None)
+    }
+
+    /// Applies the layer, then `activation`, in one operation where gradients are not tracked.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[..., in]`
+    /// - output: `[..., out]`
+    pub fn forward_with<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        activation: Activation,
+    ) -> Tensor<D> {
         let bias = self.bias.as_ref().map(Param::val);
-        ops::low_rank_linear(input, self.u.val(), self.v.val(), bias)
+        ops::low_rank_linear(input, self.u.val(), self.v.val(), bias, activation)
     }
 
     /// The dense weight `U V`, `[out, in]`.

@@ -1,7 +1,7 @@
 use burn::config::Config;
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
 use burn::tensor::{Device, Tensor};
-use cubecl_kernels::OutputOrder;
+use cubecl_kernels::{Activation, OutputOrder};
 
 use super::factor::{bias_param, expect_shape};
 use crate::{BlrError, Structure, init, ops};
@@ -112,8 +112,23 @@ impl MonarchLinear {
     /// - input: `[..., in]`
     /// - output: `[..., out]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        self.forward_with(input, Activation::None)
+    }
+
+    /// Applies the layer, then `activation`, in one operation where gradients are not tracked.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[..., in]`
+    /// - output: `[..., out]`
+    pub fn forward_with<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        activation: Activation,
+    ) -> Tensor<D> {
         let bias = self.bias.as_ref().map(Param::val);
-        ops::monarch_linear(input, self.right.val(), self.left.val(), bias, self.order)
+        let (right, left) = (self.right.val(), self.left.val());
+        ops::monarch_linear(input, right, left, bias, self.order, activation)
     }
 
     /// The dense weight, `[out, in]`.

@@ -8,10 +8,10 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, TensorMetadata};
 use burn::tensor::Shape;
-use cubecl_kernels::OutputOrder;
+use cubecl_kernels::{Activation, OutputOrder};
 
 use super::call::Call;
-use super::{Bias, BlrBackend};
+use super::{Bias, BlrBackend, plain};
 
 impl<B: BlrBackend, C: CheckpointStrategy> BlrBackend for Autodiff<B, C> {
     fn low_rank_linear(
@@ -19,12 +19,12 @@ impl<B: BlrBackend, C: CheckpointStrategy> BlrBackend for Autodiff<B, C> {
         u: FloatTensor<Self>,
         v: FloatTensor<Self>,
         bias: Bias<Self>,
+        activation: Activation,
     ) -> FloatTensor<Self> {
+        let call = |biased| Call::LowRank { biased, activation };
         match bias {
-            Bias::Added(bias) => {
-                record::<B, C, 4>(Call::LowRank { biased: true }, [input, u, v, bias])
-            }
-            Bias::Absent => record::<B, C, 3>(Call::LowRank { biased: false }, [input, u, v]),
+            Bias::Added(bias) => record::<B, C, 4>(call(true), [input, u, v, bias]),
+            Bias::Absent => record::<B, C, 3>(call(false), [input, u, v]),
         }
     }
 
@@ -34,22 +34,16 @@ impl<B: BlrBackend, C: CheckpointStrategy> BlrBackend for Autodiff<B, C> {
         left: FloatTensor<Self>,
         bias: Bias<Self>,
         order: OutputOrder,
+        activation: Activation,
     ) -> FloatTensor<Self> {
+        let call = |biased| Call::Monarch {
+            order,
+            biased,
+            activation,
+        };
         match bias {
-            Bias::Added(bias) => record::<B, C, 4>(
-                Call::Monarch {
-                    order,
-                    biased: true,
-                },
-                [input, right, left, bias],
-            ),
-            Bias::Absent => record::<B, C, 3>(
-                Call::Monarch {
-                    order,
-                    biased: false,
-                },
-                [input, right, left],
-            ),
+            Bias::Added(bias) => record::<B, C, 4>(call(true), [input, right, left, bias]),
+            Bias::Absent => record::<B, C, 3>(call(false), [input, right, left]),
         }
     }
 
@@ -59,17 +53,20 @@ impl<B: BlrBackend, C: CheckpointStrategy> BlrBackend for Autodiff<B, C> {
         s: FloatTensor<Self>,
         v: FloatTensor<Self>,
         bias: Bias<Self>,
+        activation: Activation,
     ) -> FloatTensor<Self> {
+        let call = |biased| Call::Blast { biased, activation };
         match bias {
-            Bias::Added(bias) => {
-                record::<B, C, 5>(Call::Blast { biased: true }, [input, u, s, v, bias])
-            }
-            Bias::Absent => record::<B, C, 4>(Call::Blast { biased: false }, [input, u, s, v]),
+            Bias::Added(bias) => record::<B, C, 5>(call(true), [input, u, s, v, bias]),
+            Bias::Absent => record::<B, C, 4>(call(false), [input, u, s, v]),
         }
     }
 }
 
 /// Runs `call`, and where an operand is tracked, records its backward step.
+///
+/// An activation is then an operation of its own, which keeps what it was applied to: its gradient
+/// needs that, and computing it again would cost the second product of the layer once more.
 fn record<B: BlrBackend, C: CheckpointStrategy, const N: usize>(
     call: Call,
     operands: [FloatTensor<Autodiff<B, C>>; N],
@@ -94,8 +91,9 @@ fn record<B: BlrBackend, C: CheckpointStrategy, const N: usize>(
                 .iter()
                 .map(|operand| prep.checkpoint(operand))
                 .collect();
-            let output = run::<B>(call, operands.map(|operand| operand.primitive).into());
-            prep.finish(saved, output)
+            let (linear, activation) = call.split();
+            let output = run::<B>(linear, operands.map(|operand| operand.primitive).into());
+            plain::activate::<Autodiff<B, C>>(prep.finish(saved, output), activation)
         }
         OpsKind::UnTracked(prep) => prep.finish(run::<B>(
             call,

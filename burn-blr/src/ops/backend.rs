@@ -24,7 +24,7 @@ use burn::backend::WebGpu;
 use burn::backend::Wgpu;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, ExtensionType, backend_extension};
-use cubecl_kernels::OutputOrder;
+use cubecl_kernels::{Activation, OutputOrder};
 
 use super::plain;
 
@@ -56,17 +56,20 @@ pub enum Bias<B: Backend> {
     Autodiff: cfg(feature = "autodiff")
 )]
 pub trait BlrBackend: Backend {
-    /// `y = (x vᵀ) uᵀ + bias`, with `u [out, r]` and `v [r, in]`.
+    /// `y = f((x vᵀ) uᵀ + bias)`, with `u [out, r]`, `v [r, in]` and `f` the activation.
     fn low_rank_linear(
         input: FloatTensor<Self>,
         u: FloatTensor<Self>,
         v: FloatTensor<Self>,
         #[extension_type] bias: Bias<Self>,
+        activation: Activation,
     ) -> FloatTensor<Self> {
-        plain::low_rank_linear::<Self>(input, u, v, bias)
+        let output = plain::low_rank_linear::<Self>(input, u, v, bias);
+        plain::activate::<Self>(output, activation)
     }
 
-    /// Gradients of [`low_rank_linear`](Self::low_rank_linear): of input, `u`, `v`.
+    /// Gradients of [`low_rank_linear`](Self::low_rank_linear) without an activation: of input,
+    /// `u`, `v`.
     fn low_rank_linear_backward(
         grad: FloatTensor<Self>,
         input: FloatTensor<Self>,
@@ -76,18 +79,22 @@ pub trait BlrBackend: Backend {
         plain::low_rank_linear_backward::<Self>(grad, input, u, v)
     }
 
-    /// `y = L P R x + bias` by rows, with `right [b, r, in/b]` and `left [b, out/b, r]`.
+    /// `y = f(L P R x + bias)` by rows, with `right [b, r, in/b]`, `left [b, out/b, r]` and `f` the
+    /// activation.
     fn monarch_linear(
         input: FloatTensor<Self>,
         right: FloatTensor<Self>,
         left: FloatTensor<Self>,
         #[extension_type] bias: Bias<Self>,
         order: OutputOrder,
+        activation: Activation,
     ) -> FloatTensor<Self> {
-        plain::monarch_linear::<Self>(input, right, left, bias, order)
+        let output = plain::monarch_linear::<Self>(input, right, left, bias, order);
+        plain::activate::<Self>(output, activation)
     }
 
-    /// Gradients of [`monarch_linear`](Self::monarch_linear): of input, `right`, `left`.
+    /// Gradients of [`monarch_linear`](Self::monarch_linear) without an activation: of input,
+    /// `right`, `left`.
     fn monarch_linear_backward(
         grad: FloatTensor<Self>,
         input: FloatTensor<Self>,
@@ -98,19 +105,22 @@ pub trait BlrBackend: Backend {
         plain::monarch_linear_backward::<Self>(grad, input, right, left, order)
     }
 
-    /// `y_j = U_j Σ_i S_ji ∘ (V_i x_i) + bias` by rows, with `u [b, out/b, r]`,
-    /// `s [b (out), b (in), r]` and `v [b, r, in/b]`.
+    /// `y_j = f(U_j Σ_i S_ji ∘ (V_i x_i) + bias_j)` by rows, with `u [b, out/b, r]`,
+    /// `s [b (out), b (in), r]`, `v [b, r, in/b]` and `f` the activation.
     fn blast_linear(
         input: FloatTensor<Self>,
         u: FloatTensor<Self>,
         s: FloatTensor<Self>,
         v: FloatTensor<Self>,
         #[extension_type] bias: Bias<Self>,
+        activation: Activation,
     ) -> FloatTensor<Self> {
-        plain::blast_linear::<Self>(input, u, s, v, bias)
+        let output = plain::blast_linear::<Self>(input, u, s, v, bias);
+        plain::activate::<Self>(output, activation)
     }
 
-    /// Gradients of [`blast_linear`](Self::blast_linear): of input, `u`, `s`, `v`.
+    /// Gradients of [`blast_linear`](Self::blast_linear) without an activation: of input, `u`, `s`,
+    /// `v`.
     fn blast_linear_backward(
         grad: FloatTensor<Self>,
         input: FloatTensor<Self>,

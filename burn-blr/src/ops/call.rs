@@ -2,7 +2,7 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Shape;
-use cubecl_kernels::OutputOrder;
+use cubecl_kernels::{Activation, OutputOrder};
 
 use super::{Bias, BlrBackend};
 
@@ -13,17 +13,20 @@ use super::{Bias, BlrBackend};
 pub(super) enum Call {
     LowRank {
         biased: bool,
+        activation: Activation,
     },
     LowRankBackward,
     Monarch {
         order: OutputOrder,
         biased: bool,
+        activation: Activation,
     },
     MonarchBackward {
         order: OutputOrder,
     },
     Blast {
         biased: bool,
+        activation: Activation,
     },
     BlastBackward,
     #[cfg_attr(
@@ -33,28 +36,43 @@ pub(super) enum Call {
     ExactProduct,
 }
 
+/// A name with its activation.
+#[cfg(feature = "fusion")]
+macro_rules! named {
+    ($name:literal, $activation:expr) => {
+        match $activation {
+            Activation::None => $name,
+            Activation::Gelu => concat!($name, "_gelu"),
+            Activation::GeluTanh => concat!($name, "_gelu_tanh"),
+            Activation::Silu => concat!($name, "_silu"),
+        }
+    };
+}
+
 impl Call {
     /// Name in a fusion stream; calls that compute different things have different names.
     #[cfg(feature = "fusion")]
     pub(super) fn name(self) -> &'static str {
         match self {
-            Call::LowRank { .. } => "blr::low_rank_linear",
+            Call::LowRank { activation, .. } => named!("blr::low_rank_linear", activation),
             Call::LowRankBackward => "blr::low_rank_linear_backward",
             Call::Monarch {
                 order: OutputOrder::Contiguous,
+                activation,
                 ..
-            } => "blr::monarch_linear",
+            } => named!("blr::monarch_linear", activation),
             Call::Monarch {
                 order: OutputOrder::Interleaved,
+                activation,
                 ..
-            } => "blr::monarch_linear_interleaved",
+            } => named!("blr::monarch_linear_interleaved", activation),
             Call::MonarchBackward {
                 order: OutputOrder::Contiguous,
             } => "blr::monarch_linear_backward",
             Call::MonarchBackward {
                 order: OutputOrder::Interleaved,
             } => "blr::monarch_linear_interleaved_backward",
-            Call::Blast { .. } => "blr::blast_linear",
+            Call::Blast { activation, .. } => named!("blr::blast_linear", activation),
             Call::BlastBackward => "blr::blast_linear_backward",
             Call::ExactProduct => "blr::exact_product",
         }
@@ -83,13 +101,26 @@ impl Call {
         }
     }
 
+    /// The activation of a forward call, and the same call without it.
+    #[cfg(feature = "autodiff")]
+    pub(super) fn split(self) -> (Call, Activation) {
+        let mut linear = self;
+        let activation = match &mut linear {
+            Call::LowRank { activation, .. }
+            | Call::Monarch { activation, .. }
+            | Call::Blast { activation, .. } => std::mem::take(activation),
+            _ => Activation::None,
+        };
+        (linear, activation)
+    }
+
     /// The call that computes the gradients of this one, and whether a bias is its last operand.
     #[cfg(feature = "autodiff")]
     pub(super) fn backward(self) -> (Call, bool) {
         match self {
-            Call::LowRank { biased } => (Call::LowRankBackward, biased),
-            Call::Monarch { order, biased } => (Call::MonarchBackward { order }, biased),
-            Call::Blast { biased } => (Call::BlastBackward, biased),
+            Call::LowRank { biased, .. } => (Call::LowRankBackward, biased),
+            Call::Monarch { order, biased, .. } => (Call::MonarchBackward { order }, biased),
+            Call::Blast { biased, .. } => (Call::BlastBackward, biased),
             Call::LowRankBackward
             | Call::MonarchBackward { .. }
             | Call::BlastBackward
@@ -100,18 +131,24 @@ impl Call {
     /// Runs the operation on backend `B`.
     pub(super) fn run<B: BlrBackend>(self, operands: Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> {
         match self {
-            Call::LowRank { biased } => {
+            Call::LowRank { biased, activation } => {
                 let ([input, u, v], bias) = with_bias::<B, 3>(self, operands, biased);
-                vec![B::low_rank_linear(input, u, v, bias)]
+                vec![B::low_rank_linear(input, u, v, bias, activation)]
             }
             Call::LowRankBackward => {
                 let [grad, input, u, v] = exactly(self, operands);
                 let (input, u, v) = B::low_rank_linear_backward(grad, input, u, v);
                 vec![input, u, v]
             }
-            Call::Monarch { order, biased } => {
+            Call::Monarch {
+                order,
+                biased,
+                activation,
+            } => {
                 let ([input, right, left], bias) = with_bias::<B, 3>(self, operands, biased);
-                vec![B::monarch_linear(input, right, left, bias, order)]
+                vec![B::monarch_linear(
+                    input, right, left, bias, order, activation,
+                )]
             }
             Call::MonarchBackward { order } => {
                 let [grad, input, right, left] = exactly(self, operands);
@@ -119,9 +156,9 @@ impl Call {
                     B::monarch_linear_backward(grad, input, right, left, order);
                 vec![input, right, left]
             }
-            Call::Blast { biased } => {
+            Call::Blast { biased, activation } => {
                 let ([input, u, s, v], bias) = with_bias::<B, 4>(self, operands, biased);
-                vec![B::blast_linear(input, u, s, v, bias)]
+                vec![B::blast_linear(input, u, s, v, bias, activation)]
             }
             Call::BlastBackward => {
                 let [grad, input, u, s, v] = exactly(self, operands);

@@ -14,9 +14,15 @@ use cubecl_kernels::{
 };
 
 use super::{Bias, BlrBackend, plain};
+use crate::tuning;
 
-/// Chooses the kernels by device and shape.
-const STRATEGY: Strategy = Strategy::Auto;
+/// Chooses the kernels by device and shape, by measurement where that is wanted.
+fn strategy() -> Strategy {
+    match tuning::is_wanted() {
+        true => Strategy::Tuned,
+        false => Strategy::Auto,
+    }
+}
 
 impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
     fn low_rank_linear(
@@ -24,6 +30,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         u: FloatTensor<Self>,
         v: FloatTensor<Self>,
         bias: Bias<Self>,
+        activation: Activation,
     ) -> FloatTensor<Self> {
         let launch = || {
             let dims = low_rank_dims(&u, &v)?;
@@ -34,16 +41,19 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 u: binding(&u),
                 v: binding(&v),
                 bias: bias_binding(&bias),
-                activation: Activation::None,
+                activation,
                 inner: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
-            low_rank::forward(&input.client, operands, &dims, element(&input), &STRATEGY)?;
+            low_rank::forward(&input.client, operands, &dims, element(&input), &strategy())?;
             Ok(output)
         };
         match served(launch()) {
             Some(output) => output,
-            None => plain::low_rank_linear::<Self>(input, u, v, bias),
+            None => {
+                let output = plain::low_rank_linear::<Self>(input, u, v, bias);
+                plain::activate::<Self>(output, activation)
+            }
         }
     }
 
@@ -68,7 +78,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 grad_u: binding(&gradients.1),
                 grad_v: binding(&gradients.2),
             };
-            low_rank::backward(&input.client, operands, &dims, element(&input), &STRATEGY)?;
+            low_rank::backward(&input.client, operands, &dims, element(&input), &strategy())?;
             Ok(gradients)
         };
         match served(launch()) {
@@ -83,6 +93,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         left: FloatTensor<Self>,
         bias: Bias<Self>,
         order: OutputOrder,
+        activation: Activation,
     ) -> FloatTensor<Self> {
         let launch = || {
             let dims = monarch_dims(&right, &left, order)?;
@@ -93,16 +104,19 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 right: binding(&right),
                 left: binding(&left),
                 bias: bias_binding(&bias),
-                activation: Activation::None,
+                activation,
                 inner: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
-            monarch::forward(&input.client, operands, &dims, element(&input), &STRATEGY)?;
+            monarch::forward(&input.client, operands, &dims, element(&input), &strategy())?;
             Ok(output)
         };
         match served(launch()) {
             Some(output) => output,
-            None => plain::monarch_linear::<Self>(input, right, left, bias, order),
+            None => {
+                let output = plain::monarch_linear::<Self>(input, right, left, bias, order);
+                plain::activate::<Self>(output, activation)
+            }
         }
     }
 
@@ -128,7 +142,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 grad_right: binding(&gradients.1),
                 grad_left: binding(&gradients.2),
             };
-            monarch::backward(&input.client, operands, &dims, element(&input), &STRATEGY)?;
+            monarch::backward(&input.client, operands, &dims, element(&input), &strategy())?;
             Ok(gradients)
         };
         match served(launch()) {
@@ -143,6 +157,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         s: FloatTensor<Self>,
         v: FloatTensor<Self>,
         bias: Bias<Self>,
+        activation: Activation,
     ) -> FloatTensor<Self> {
         let launch = || {
             let dims = blast_dims(&u, &v)?;
@@ -154,16 +169,19 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 s: binding(&s),
                 v: binding(&v),
                 bias: bias_binding(&bias),
-                activation: Activation::None,
+                activation,
                 coupled: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
-            blast::forward(&input.client, operands, &dims, element(&input), &STRATEGY)?;
+            blast::forward(&input.client, operands, &dims, element(&input), &strategy())?;
             Ok(output)
         };
         match served(launch()) {
             Some(output) => output,
-            None => plain::blast_linear::<Self>(input, u, s, v, bias),
+            None => {
+                let output = plain::blast_linear::<Self>(input, u, s, v, bias);
+                plain::activate::<Self>(output, activation)
+            }
         }
     }
 
@@ -201,7 +219,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 grad_s: binding(&gradients.2),
                 grad_v: binding(&gradients.3),
             };
-            blast::backward(&input.client, operands, &dims, element(&input), &STRATEGY)?;
+            blast::backward(&input.client, operands, &dims, element(&input), &strategy())?;
             Ok(gradients)
         };
         match served(launch()) {
@@ -219,7 +237,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 rhs: binding(&rhs),
                 output: binding(&output),
             };
-            matmul::matmul(&lhs.client, operands, element(&lhs), &STRATEGY)?;
+            matmul::matmul(&lhs.client, operands, element(&lhs), &Strategy::Auto)?;
             Ok(output)
         };
         match served(launch()) {

@@ -6,7 +6,7 @@ use burn::backend::ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};
 use burn::backend::tensor::FloatTensor;
 use burn_fusion::stream::{Operation, StreamId};
 use burn_fusion::{Fusion, FusionBackend, FusionRuntime};
-use cubecl_kernels::OutputOrder;
+use cubecl_kernels::{Activation, OutputOrder};
 
 use super::call::Call;
 use super::{Bias, BlrBackend};
@@ -17,9 +17,11 @@ impl<B: FusionBackend + BlrBackend> BlrBackend for Fusion<B> {
         u: FloatTensor<Self>,
         v: FloatTensor<Self>,
         bias: Bias<Self>,
+        activation: Activation,
     ) -> FloatTensor<Self> {
         let (operands, biased) = and_bias::<B>(vec![input, u, v], bias);
-        let [output] = register::<B, 1>(Call::LowRank { biased }, operands);
+        let call = Call::LowRank { biased, activation };
+        let [output] = register::<B, 1>(call, operands);
         output
     }
 
@@ -38,9 +40,15 @@ impl<B: FusionBackend + BlrBackend> BlrBackend for Fusion<B> {
         left: FloatTensor<Self>,
         bias: Bias<Self>,
         order: OutputOrder,
+        activation: Activation,
     ) -> FloatTensor<Self> {
         let (operands, biased) = and_bias::<B>(vec![input, right, left], bias);
-        let [output] = register::<B, 1>(Call::Monarch { order, biased }, operands);
+        let call = Call::Monarch {
+            order,
+            biased,
+            activation,
+        };
+        let [output] = register::<B, 1>(call, operands);
         output
     }
 
@@ -61,9 +69,11 @@ impl<B: FusionBackend + BlrBackend> BlrBackend for Fusion<B> {
         s: FloatTensor<Self>,
         v: FloatTensor<Self>,
         bias: Bias<Self>,
+        activation: Activation,
     ) -> FloatTensor<Self> {
         let (operands, biased) = and_bias::<B>(vec![input, u, s, v], bias);
-        let [output] = register::<B, 1>(Call::Blast { biased }, operands);
+        let call = Call::Blast { biased, activation };
+        let [output] = register::<B, 1>(call, operands);
         output
     }
 

@@ -2,11 +2,11 @@
 
 use burn::backend::{Dispatch, DispatchTensor};
 use burn::tensor::Tensor;
-use cubecl_kernels::OutputOrder;
+use cubecl_kernels::{Activation, OutputOrder};
 
-use super::{Bias, BlrBackend};
+use super::{Bias, BlrBackend, plain};
 
-/// `y = (x vᵀ) uᵀ + bias`.
+/// `y = f((x vᵀ) uᵀ + bias)`, with `f` the activation.
 ///
 /// # Shapes
 ///
@@ -22,16 +22,19 @@ pub fn low_rank_linear<const D: usize>(
     u: Tensor<2>,
     v: Tensor<2>,
     bias: Option<Tensor<1>>,
+    activation: Activation,
 ) -> Tensor<D> {
     let [out_features, _] = u.dims();
     let [_, in_features] = v.dims();
     over_tokens(input, in_features, out_features, |input| {
-        Dispatch::low_rank_linear(input, u.into_dispatch(), v.into_dispatch(), into_bias(bias))
+        let (u, v) = (u.into_dispatch(), v.into_dispatch());
+        Dispatch::low_rank_linear(input, u, v, into_bias(bias), activation)
     })
 }
 
 /// Monarch product: block i of the input through `right_i`, part j of the result to block j,
-/// block j through `left_j`, plus bias ([Dao et al. 2022](https://arxiv.org/abs/2204.00595)).
+/// block j through `left_j`, plus bias ([Dao et al. 2022](https://arxiv.org/abs/2204.00595)), then
+/// the activation.
 ///
 /// # Shapes
 ///
@@ -48,16 +51,17 @@ pub fn monarch_linear<const D: usize>(
     left: Tensor<3>,
     bias: Option<Tensor<1>>,
     order: OutputOrder,
+    activation: Activation,
 ) -> Tensor<D> {
     let [blocks, _, block_in] = right.dims();
     let [_, block_out, _] = left.dims();
     over_tokens(input, blocks * block_in, blocks * block_out, |input| {
         let (right, left) = (right.into_dispatch(), left.into_dispatch());
-        Dispatch::monarch_linear(input, right, left, into_bias(bias), order)
+        Dispatch::monarch_linear(input, right, left, into_bias(bias), order, activation)
     })
 }
 
-/// BLAST product: `y_j = U_j Σ_i S_ji ∘ (V_i x_i) + bias`
+/// BLAST product: `y_j = f(U_j Σ_i S_ji ∘ (V_i x_i) + bias_j)`, with `f` the activation
 /// ([Lee et al. 2024](https://arxiv.org/abs/2410.21262), section 2).
 ///
 /// # Shapes
@@ -75,13 +79,26 @@ pub fn blast_linear<const D: usize>(
     s: Tensor<3>,
     v: Tensor<3>,
     bias: Option<Tensor<1>>,
+    activation: Activation,
 ) -> Tensor<D> {
     let [blocks, block_out, _] = u.dims();
     let [_, _, block_in] = v.dims();
     over_tokens(input, blocks * block_in, blocks * block_out, |input| {
         let (u, s, v) = (u.into_dispatch(), s.into_dispatch(), v.into_dispatch());
-        Dispatch::blast_linear(input, u, s, v, into_bias(bias))
+        Dispatch::blast_linear(input, u, s, v, into_bias(bias), activation)
     })
+}
+
+/// Applies `activation` to every element, as an operation of its own.
+///
+/// # Shapes
+///
+/// - `tensor`, output: any
+pub fn activate<const D: usize>(tensor: Tensor<D>, activation: Activation) -> Tensor<D> {
+    Tensor::from_dispatch(plain::activate::<Dispatch>(
+        tensor.into_dispatch(),
+        activation,
+    ))
 }
 
 /// `lhs · rhs` with every product in the operands' own precision, never rounded to tf32.

@@ -1,12 +1,14 @@
 //! The products and their gradients from plain operations of a backend.
 //!
 //! The reference that every other implementation is compared with, and what runs on backends
-//! without kernels. Shapes are those of [`BlrBackend`](super::BlrBackend).
+//! without kernels; an activation is an operation of its own ([`activate`]). Shapes are those of [`BlrBackend`](super::BlrBackend).
+
+use std::f64::consts::FRAC_2_PI;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::Shape;
-use cubecl_kernels::OutputOrder;
+use cubecl_kernels::{Activation, OutputOrder};
 
 use super::Bias;
 
@@ -208,4 +210,28 @@ fn add_bias<B: Backend>(output: FloatTensor<B>, bias: Bias<B>) -> FloatTensor<B>
             B::float_add(output, B::float_reshape(bias, Shape::new([1, features])))
         }
     }
+}
+
+/// Applies `activation` to every element.
+pub fn activate<B: Backend>(output: FloatTensor<B>, activation: Activation) -> FloatTensor<B> {
+    match activation {
+        Activation::None => output,
+        Activation::Gelu => B::gelu(output),
+        Activation::GeluTanh => gelu_tanh::<B>(output),
+        Activation::Silu => B::float_mul(output.clone(), B::sigmoid(output)),
+    }
+}
+
+/// `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`, the cube as two products: a power with a real exponent
+/// is slower, and not defined for a negative base on every backend.
+fn gelu_tanh<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    // √(2/π); the standard library has 2/π. And x + 0.044715 x³ = x (1 + 0.044715 x²), which stays
+    // in range longer in f16.
+    let scale = FRAC_2_PI.sqrt();
+    let squared = B::float_mul(x.clone(), x.clone());
+    let squared = B::float_mul_scalar(squared, 0.044715.into());
+    let inner = B::float_mul(x.clone(), B::float_add_scalar(squared, 1.0.into()));
+    let inner = B::float_tanh(B::float_mul_scalar(inner, scale.into()));
+    let output = B::float_mul(x, B::float_add_scalar(inner, 1.0.into()));
+    B::float_mul_scalar(output, 0.5.into())
 }

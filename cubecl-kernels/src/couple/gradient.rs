@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use super::kernel::gradient_mma::mma_couple_gradient;
 use super::kernel::gradient_naive::naive_couple_gradient;
 use super::kernel::gradient_tiled::tiled_couple_gradient;
 use super::launch::{UNITS, geometry};
@@ -31,7 +32,7 @@ impl PlannedCoupleGradient {
         problem: CoupleGradientProblem,
     ) -> Result<Self, KernelError> {
         let client = context.client;
-        let plan = CoupleGradientPlan::new(client, problem.blocks, context.strategy)?;
+        let plan = CoupleGradientPlan::new(client, &problem, context.dtype, context.strategy)?;
         let outputs = problem.blocks * problem.blocks * problem.rank;
         let count = match &plan {
             CoupleGradientPlan::Naive => {
@@ -45,6 +46,7 @@ impl PlannedCoupleGradient {
                     [problem.rank.div_ceil(blueprint.ranks), groups, groups],
                 )?
             }
+            CoupleGradientPlan::Mma(_) => cube_count(client, [problem.rank / 8, 1, 1])?,
         };
         let address = context.address_type(outputs)?;
         Ok(Self {
@@ -85,6 +87,23 @@ impl PlannedCoupleGradient {
                     source,
                     out,
                     geometry,
+                    context.dtype,
+                );
+            },
+            // SAFETY: as above; loads outside the blocks and tokens are left out, stores are masked,
+            // and eight ranks are moved at once only where sizes, strides and addresses are
+            // multiples of eight.
+            CoupleGradientPlan::Mma(tile) => unsafe {
+                mma_couple_gradient::launch_unchecked::<R>(
+                    context.client,
+                    count,
+                    CubeDim::new_1d(tile.units() as u32),
+                    address,
+                    grad,
+                    source,
+                    out,
+                    geometry,
+                    tile,
                     context.dtype,
                 );
             },

@@ -18,6 +18,7 @@ use crate::operand::{View, buffer};
 pub(super) const UNITS: u32 = 128;
 
 /// A coupling that is known to run.
+#[derive(Clone)]
 pub(crate) struct PlannedCouple {
     problem: CoupleProblem,
     plan: CouplePlan,

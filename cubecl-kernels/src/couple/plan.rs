@@ -1,11 +1,12 @@
 //! From what the caller asks to the kernels that run.
 
+use cubecl::ir::FloatKind;
 use cubecl::prelude::*;
 
-use super::problem::CoupleProblem;
+use super::problem::{CoupleGradientProblem, CoupleProblem};
 use crate::coupled_product::plan::CoupleTile;
 use crate::device::{check_cube, mma_element};
-use crate::error::KernelError;
+use crate::error::{KernelError, Missing};
 use crate::operand::View;
 use crate::ptx::MmaElement;
 use crate::strategy::Strategy;
@@ -107,8 +108,10 @@ impl CouplePlan {
             Strategy::Tiled => Ok(tiled()),
             Strategy::TensorCores | Strategy::Hopper => tensor_cores(),
             // Only here may the device choose: it may lack tensor cores, or room for the tile.
-            Strategy::Auto if element_bytes > MmaElement::Bf16.bytes() => Ok(without()),
-            Strategy::Auto => match tensor_cores() {
+            Strategy::Auto | Strategy::Tuned if element_bytes > MmaElement::Bf16.bytes() => {
+                Ok(without())
+            }
+            Strategy::Auto | Strategy::Tuned => match tensor_cores() {
                 Err(KernelError::Unavailable(_)) => Ok(without()),
                 planned => planned,
             },
@@ -123,6 +126,68 @@ pub(crate) enum CoupleGradientPlan {
     Naive,
     /// [`super::kernel::gradient_tiled`].
     Tiled(CoupleGradientBlueprint),
+    /// [`super::kernel::gradient_mma`].
+    Mma(CoupleGradientTile),
+}
+
+/// Planes of a cube of the gradient kernel for tensor cores: a unit for each pair of blocks.
+pub(crate) const GRADIENT_PLANES: usize = 8;
+
+/// Everything about the gradient kernel for tensor cores that is known when it is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CoupleGradientTile {
+    /// At most 16.
+    pub blocks: usize,
+    /// Of 16 bits.
+    pub element: MmaElement,
+}
+
+impl CoupleGradientTile {
+    /// The tile for `problem`, which must have 16-bit elements, at most 16 blocks, and ranks that
+    /// can be loaded eight at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the problem is not so, or the device has no room.
+    fn new<R: Runtime>(
+        client: &ComputeClient<R>,
+        problem: &CoupleGradientProblem,
+        element: MmaElement,
+    ) -> Result<Self, KernelError> {
+        let octets = |view: View| {
+            view.column == 1 && view.allows_vectors(8, element.bytes(), [view.batch, view.row])
+        };
+        let possible = element != MmaElement::Tf32
+            && problem.blocks <= MAX_BLOCKS
+            && problem.rank.is_multiple_of(8)
+            && [problem.grad, problem.source, problem.out]
+                .into_iter()
+                .all(octets);
+        if !possible {
+            return Err(KernelError::Unavailable(Missing::TensorLayout));
+        }
+        let tile = Self {
+            blocks: problem.blocks,
+            element,
+        };
+        check_cube(client, tile.units(), tile.shared_bytes())?;
+        Ok(tile)
+    }
+
+    /// Groups of eight blocks.
+    pub fn halves(&self) -> usize {
+        self.blocks.div_ceil(8)
+    }
+
+    /// Units in a cube.
+    pub fn units(&self) -> usize {
+        GRADIENT_PLANES * 32
+    }
+
+    /// Bytes of shared memory: the sums of every plane, for eight ranks.
+    pub fn shared_bytes(&self) -> usize {
+        GRADIENT_PLANES * 8 * self.halves() * 32 * 16
+    }
 }
 
 /// Everything about the tiled gradient kernel that is known when it is compiled.
@@ -156,11 +221,12 @@ impl CoupleGradientPlan {
     /// [`KernelError::Unavailable`] if the device can not run what `strategy` asks for.
     pub fn new<R: Runtime>(
         client: &ComputeClient<R>,
-        blocks: usize,
+        problem: &CoupleGradientProblem,
+        dtype: ElemType,
         strategy: &Strategy,
     ) -> Result<Self, KernelError> {
         let tiled = || {
-            let pairs = blocks.min(4);
+            let pairs = problem.blocks.min(4);
             let blueprint = CoupleGradientBlueprint {
                 pairs,
                 ranks: 32,
@@ -170,15 +236,26 @@ impl CoupleGradientPlan {
             check_cube(client, blueprint.units(), bytes)?;
             Ok(CoupleGradientPlan::Tiled(blueprint))
         };
+        let tensor_cores = || {
+            let element = mma_element(client, dtype)?;
+            CoupleGradientTile::new(client, problem, element).map(CoupleGradientPlan::Mma)
+        };
+        let exact = dtype == ElemType::Float(FloatKind::F32);
         match strategy {
             Strategy::Naive => Ok(CoupleGradientPlan::Naive),
-            // There is no kernel for tensor cores.
-            Strategy::Tiled | Strategy::TensorCores | Strategy::Hopper => tiled(),
-            Strategy::Auto => match tiled() {
-                // Only here may the device choose: it may be too small for the cube.
-                Err(KernelError::Unavailable(_)) => Ok(CoupleGradientPlan::Naive),
-                planned => planned,
-            },
+            Strategy::Tiled => tiled(),
+            // Couplings are never rounded to tf32: there would be little to gain.
+            Strategy::TensorCores | Strategy::Hopper if exact => tiled(),
+            Strategy::TensorCores | Strategy::Hopper => tensor_cores(),
+            // Only here may the device choose: it may lack tensor cores, or room for a cube.
+            Strategy::Auto | Strategy::Tuned => {
+                let planned = if exact {
+                    tiled()
+                } else {
+                    tensor_cores().or_else(|_| tiled())
+                };
+                planned.or(Ok(CoupleGradientPlan::Naive))
+            }
         }
     }
 }

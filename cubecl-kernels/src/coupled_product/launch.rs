@@ -2,19 +2,21 @@
 
 use cubecl::prelude::*;
 
+use super::choice::{Choice, key};
 use super::geometry::{BlockStrides, CoupledGeometryLaunch};
 use super::kernel::coupled_product;
 use super::plan::{CoupledBlueprint, MAX_BLOCKS};
 use crate::context::Context;
 use crate::couple::{CoupleProblem, PlannedCouple};
-use crate::device::{check_cube, cube_count, mma_element};
-use crate::error::KernelError;
+use crate::device::{cube_count, mma_element};
+use crate::error::{KernelError, Missing};
 use crate::operand::{View, buffer};
 use crate::product::{PlannedProduct, ProductOperands, ProductProblem};
 use crate::ptx::MmaElement;
 use crate::strategy::Strategy;
 use crate::stream::kernel::stream_coupled;
 use crate::stream::plan::{FEW_TOKENS, LINES, StreamCoupledBlueprint, streams};
+use crate::tuning;
 
 /// The tensors of a product that is coupled. Their strides are those of the problems.
 pub(crate) struct CoupledOperands<R: Runtime> {
@@ -28,20 +30,128 @@ pub(crate) struct CoupledOperands<R: Runtime> {
     pub out: TensorBinding<R>,
 }
 
+impl<R: Runtime> CoupledOperands<R> {
+    /// Those of the product alone.
+    fn product(&self) -> ProductOperands<R> {
+        ProductOperands {
+            lhs: self.lhs.clone(),
+            rhs: self.rhs.clone(),
+            bias: None,
+            out: self.out.clone(),
+        }
+    }
+}
+
+impl<R: Runtime> Clone for CoupledOperands<R> {
+    fn clone(&self) -> Self {
+        Self {
+            lhs: self.lhs.clone(),
+            rhs: self.rhs.clone(),
+            coupling: self.coupling.clone(),
+            out: self.out.clone(),
+        }
+    }
+}
+
 /// A product and its coupling that are known to run.
+#[derive(Clone)]
 pub(crate) struct PlannedCoupledProduct {
     product: ProductProblem,
     couple: CoupleProblem,
     plan: Plan,
+    /// Key of the measurement that is still to be made.
+    unmeasured: Option<String>,
 }
 
-enum Plan {
+/// How both are computed.
+#[derive(Clone)]
+pub(super) enum Plan {
     /// Few tokens: one kernel.
     Stream(StreamCoupledBlueprint, CubeCount, AddressType),
     /// Many tokens: one kernel, `Y` in shared memory.
     Fused(CoupledBlueprint, CubeCount, AddressType),
     /// `Y` is stored in the output and replaced by its couplings.
     Apart(Box<(PlannedProduct, PlannedCouple)>),
+}
+
+impl Plan {
+    /// What the cost model says.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device can not run what the strategy asks for.
+    fn by_model<R: Runtime>(
+        context: &Context<'_, R>,
+        product: &ProductProblem,
+        couple: &CoupleProblem,
+    ) -> Result<Self, KernelError> {
+        let client = context.client;
+        if let Some(element) = element(context) {
+            if let Some(blueprint) = stream(client, product, couple, element) {
+                let count = cube_count(client, [couple.rank.div_ceil(LINES), 1, 1])?;
+                return Ok(Plan::Stream(blueprint, count, address(context, couple)?));
+            }
+            if let Some(blueprint) = CoupledBlueprint::for_problem(client, product, couple, element)
+            {
+                let count = cube_count(client, blueprint.cubes(couple.tokens, couple.rank))?;
+                return Ok(Plan::Fused(blueprint, count, address(context, couple)?));
+            }
+        }
+        Self::apart(context, *product, *couple)
+    }
+
+    /// Both in one kernel, by a candidate of its tiles.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device or the operands rule it out.
+    pub(super) fn fused<R: Runtime>(
+        index: usize,
+        context: &Context<'_, R>,
+        product: &ProductProblem,
+        couple: &CoupleProblem,
+    ) -> Result<Self, KernelError> {
+        let client = context.client;
+        let element = element(context).ok_or(KernelError::Unavailable(Missing::TensorCores(
+            context.dtype,
+        )))?;
+        let blueprint = CoupledBlueprint::candidate(index, client, product, couple, element)?;
+        let count = cube_count(client, blueprint.cubes(couple.tokens, couple.rank))?;
+        Ok(Plan::Fused(blueprint, count, address(context, couple)?))
+    }
+
+    /// One after the other.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device can not run what the strategy asks for.
+    pub(super) fn apart<R: Runtime>(
+        context: &Context<'_, R>,
+        product: ProductProblem,
+        couple: CoupleProblem,
+    ) -> Result<Self, KernelError> {
+        let product = PlannedProduct::new(context, product)?;
+        let couple = PlannedCouple::new(context, couple)?;
+        Ok(Plan::Apart(Box::new((product, couple))))
+    }
+}
+
+/// The element type of the kernels that compute both at once, where the strategy allows them.
+fn element<R: Runtime>(context: &Context<'_, R>) -> Option<MmaElement> {
+    match context.strategy {
+        Strategy::Naive | Strategy::Tiled => None,
+        _ => mma_element(context.client, context.dtype)
+            .ok()
+            .filter(|element| *element != MmaElement::Tf32),
+    }
+}
+
+/// Address type that reaches every operand and output.
+fn address<R: Runtime>(
+    context: &Context<'_, R>,
+    couple: &CoupleProblem,
+) -> Result<AddressType, KernelError> {
+    context.address_type(couple.blocks * couple.tokens * couple.rank)
 }
 
 impl PlannedCoupledProduct {
@@ -55,52 +165,87 @@ impl PlannedCoupledProduct {
         product: ProductProblem,
         couple: CoupleProblem,
     ) -> Result<Self, KernelError> {
-        let client = context.client;
-        let outputs = couple.blocks * couple.tokens * couple.rank;
-        let address = context.address_type(outputs)?;
-        let element = match context.strategy {
-            Strategy::Naive | Strategy::Tiled => None,
-            Strategy::Auto | Strategy::TensorCores | Strategy::Hopper => {
-                mma_element(client, context.dtype).ok()
-            }
-        };
-        let element = element.filter(|element| *element != MmaElement::Tf32);
-        let fused = element.map(|element| {
-            if let Some(blueprint) = stream(client, &product, &couple, element) {
-                let cubes = [couple.rank.div_ceil(LINES), 1, 1];
-                return Ok(Some(Plan::Stream(
-                    blueprint,
-                    cube_count(client, cubes)?,
-                    address,
-                )));
-            }
-            let blueprint = CoupledBlueprint::for_problem(client, &product, &couple, element);
-            let plan = blueprint.map(|blueprint| {
-                let count = cube_count(client, blueprint.cubes(couple.tokens, couple.rank))?;
-                Ok(Plan::Fused(blueprint, count, address))
-            });
-            plan.transpose()
-        });
-        let plan = match fused.transpose()?.flatten() {
-            Some(plan) => plan,
-            None => Plan::Apart(Box::new((
-                PlannedProduct::new(context, product)?,
-                PlannedCouple::new(context, couple)?,
-            ))),
-        };
-        Ok(Self {
+        let mut planned = Self {
             product,
             couple,
-            plan,
-        })
+            plan: Plan::by_model(context, &product, &couple)?,
+            unmeasured: None,
+        };
+        // Without tensor cores there is one way only.
+        if *context.strategy == Strategy::Tuned && element(context).is_some() {
+            let key = key(context, &product, &couple);
+            match tuning::known(context.client, &key) {
+                Some(number) => planned.choose(context, number),
+                None => planned.unmeasured = Some(key),
+            }
+        }
+        Ok(planned)
     }
 
-    /// Starts product and coupling and returns at once.
-    pub fn launch<R: Runtime>(self, context: &Context<'_, R>, operands: CoupledOperands<R>) {
+    /// Takes the plan with this number instead of that of the cost model, if it can run.
+    fn choose<R: Runtime>(&mut self, context: &Context<'_, R>, number: usize) {
+        let choice = Choice::all().nth(number).unwrap_or(Choice::Model);
+        let plan = choice.plan(context, &self.product, &self.couple, &self.plan);
+        if let Ok(Some(plan)) = plan {
+            self.plan = plan;
+        }
+    }
+
+    /// Measures the plans on the operands, where that is still to be done, and takes the fastest.
+    fn settle<R: Runtime>(&mut self, context: &Context<'_, R>, operands: &CoupledOperands<R>) {
+        let Some(key) = self.unmeasured.take() else {
+            return;
+        };
+        let plan = |choice: Choice| {
+            let plan = choice.plan(context, &self.product, &self.couple, &self.plan);
+            plan.ok().flatten()
+        };
+        let others = Choice::all().enumerate().filter_map(|(number, choice)| {
+            let plan = plan(choice)?;
+            Some((
+                number,
+                Self {
+                    plan,
+                    ..self.clone()
+                },
+            ))
+        });
+        let mut candidates: Vec<(usize, Self)> =
+            [(0, self.clone())].into_iter().chain(others).collect();
+        for (_, candidate) in &mut candidates {
+            // The product is compared by its own fastest plan.
+            if let Plan::Apart(planned) = &mut candidate.plan {
+                planned.0.settle(context, &operands.product());
+            }
+        }
+        let names: Vec<String> = Choice::all().map(Choice::name).collect();
+        let others = operands.clone();
+        let measured = tuning::measure(
+            context,
+            &key,
+            &names,
+            candidates,
+            &operands.rhs,
+            move |planned: &Self, context, rhs| {
+                let others = others.clone();
+                planned
+                    .clone()
+                    .launch(context, CoupledOperands { rhs, ..others });
+            },
+        );
+        if let Some(number) = measured {
+            self.choose(context, number);
+        }
+    }
+
+    /// Starts product and coupling and returns at once, unless their plans are to be measured first.
+    pub fn launch<R: Runtime>(mut self, context: &Context<'_, R>, operands: CoupledOperands<R>) {
+        self.settle(context, &operands);
         let Self {
             product,
             couple,
             plan,
+            ..
         } = self;
         let CoupledOperands {
             lhs,
@@ -194,7 +339,6 @@ fn stream<R: Runtime>(
     let bytes = depth * element.bytes();
     let blueprint =
         StreamCoupledBlueprint::new(element, couple.blocks, couple.tokens, couple.rank, bytes);
-    let stage = blueprint.stage_elements() * size_of::<f32>();
-    check_cube(client, blueprint.units(), stage).ok()?;
+    blueprint.validate(client).ok()?;
     Some(blueprint)
 }

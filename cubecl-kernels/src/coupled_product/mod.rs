@@ -4,6 +4,7 @@
 //! `Y` is `b` times wider than a low-rank intermediate; here each tile of it lives in shared
 //! memory, for all blocks at once, and only its couplings are stored.
 
+mod choice;
 pub(crate) mod couple;
 pub(crate) mod geometry;
 pub(crate) mod kernel;

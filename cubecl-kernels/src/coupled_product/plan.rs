@@ -192,12 +192,6 @@ impl CoupledBlueprint {
         couple: &CoupleProblem,
         element: MmaElement,
     ) -> Option<Self> {
-        // The views of `Y` do not matter: it is never stored.
-        let couple = CoupleProblem {
-            source: couple.out,
-            ..*couple
-        };
-        CoupleTile::new(&couple, element).ok()?;
         let bytes = couple.blocks * couple.tokens * couple.rank * element.bytes();
         let large = bytes >= LARGE_BYTES && product.depth * element.bytes() <= DEEP_BYTES;
         if !large && bytes > SMALL_BYTES {
@@ -206,37 +200,10 @@ impl CoupledBlueprint {
         let hardware = &client.properties().hardware;
         let processors = hardware.num_streaming_multiprocessors.unwrap_or(1).max(1) as usize;
         let class = product.with_rounded_tokens();
-        let fits = |tile: &CoupledTile| {
-            // A group without a block would only wait.
-            if tile.groups > couple.blocks {
-                return None;
-            }
-            let panel = |lines, view: View, line, depth| {
-                let along_depth = streams(view, line, depth, product.depth, element);
-                let units = tile.group_units();
-                let along = Along::Depth;
-                let panel = Panel {
-                    lines,
-                    along,
-                    copy_bytes: 16,
-                    element,
-                    units,
-                    every: 1,
-                };
-                (along_depth && panel.is_valid()).then_some(panel)
-            };
-            let (lhs, rhs) = (product.lhs, product.rhs);
-            let blueprint = Self {
-                tile: *tile,
-                element,
-                blocks: couple.blocks,
-                lhs: panel(tile.rows, lhs, lhs.row, lhs.column)?,
-                rhs: panel(tile.columns, rhs, rhs.column, rhs.row)?,
-            };
-            let room = check_cube(client, tile.units(), blueprint.shared_bytes());
-            room.is_ok().then_some(blueprint)
-        };
-        let possible: Vec<Self> = CANDIDATES.iter().filter_map(fits).collect();
+        let candidate = |index| Self::candidate(index, client, product, couple, element);
+        let possible: Vec<Self> = (0..Self::CANDIDATES)
+            .filter_map(|index| candidate(index).ok())
+            .collect();
         // The largest tile that leaves no processor idle, else the smallest there is.
         let fills = |blueprint: &&Self| {
             blueprint
@@ -246,6 +213,68 @@ impl CoupledBlueprint {
                 >= processors
         };
         possible.iter().find(fills).or(possible.last()).copied()
+    }
+
+    /// Number of candidates.
+    pub const CANDIDATES: usize = CANDIDATES.len();
+
+    /// A candidate for a product and its coupling.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the operands have no layout for its copies, or the device no
+    /// room for it.
+    pub fn candidate<R: Runtime>(
+        index: usize,
+        client: &ComputeClient<R>,
+        product: &ProductProblem,
+        couple: &CoupleProblem,
+        element: MmaElement,
+    ) -> Result<Self, KernelError> {
+        // The views of `Y` do not matter: it is never stored.
+        let couple = CoupleProblem {
+            source: couple.out,
+            ..*couple
+        };
+        CoupleTile::new(&couple, element)?;
+        let tile = &CANDIDATES[index];
+        let panel = |lines, view: View, line, depth| {
+            let panel = Panel {
+                lines,
+                along: Along::Depth,
+                copy_bytes: 16,
+                element,
+                units: tile.group_units(),
+                every: 1,
+            };
+            let along_depth = streams(view, line, depth, product.depth, element);
+            (along_depth && panel.is_valid()).then_some(panel)
+        };
+        let (lhs, rhs) = (product.lhs, product.rhs);
+        let panels = (
+            panel(tile.rows, lhs, lhs.row, lhs.column),
+            panel(tile.columns, rhs, rhs.column, rhs.row),
+        );
+        // A group without a block would only wait.
+        let (Some(lhs), Some(rhs), true) = (panels.0, panels.1, tile.groups <= couple.blocks)
+        else {
+            return Err(KernelError::Unavailable(Missing::TensorLayout));
+        };
+        let blueprint = Self {
+            tile: *tile,
+            element,
+            blocks: couple.blocks,
+            lhs,
+            rhs,
+        };
+        check_cube(client, tile.units(), blueprint.shared_bytes())?;
+        Ok(blueprint)
+    }
+
+    /// Name of a candidate in stored results.
+    pub fn candidate_name(index: usize) -> String {
+        let tile = &CANDIDATES[index];
+        format!("fused {}x{}x{}", tile.rows, tile.columns, tile.groups)
     }
 
     /// Cubes along ranks and tokens.

@@ -20,10 +20,10 @@ pub(crate) fn chunk(block: u32, row: u32, octet: u32, #[comptime] tile: CoupleTi
     (block * rows + row) * pitch + (octet ^ permutation) * 16
 }
 
-/// Two neighbouring ranks of two neighbouring blocks, regrouped by rank: the first rank of both
-/// where `second` is false.
+/// Two neighbouring ranks of two neighbouring blocks (or tokens), regrouped by rank: the first rank
+/// of both where `second` is false.
 #[cube]
-fn regroup(first: u32, other: u32, #[comptime] second: bool) -> u32 {
+pub(crate) fn regroup(first: u32, other: u32, #[comptime] second: bool) -> u32 {
     permute(
         first,
         other,

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::panel::{Lane, Panel, fragment};
+use super::panel::{Lane, Panel, Side, fragment};
 use crate::ptx::{MmaElement, Quad, multiply_add};
 
 /// Product steps in the depth of one panel.
@@ -87,11 +87,13 @@ pub(crate) fn load(
     let half = comptime!(step % 2);
     #[unroll]
     for i in 0..rows {
-        fragments.lhs[comptime!(half * rows + i)] = fragment(lhs, lhs_stage, i, step, lhs_panel);
+        fragments.lhs[comptime!(half * rows + i)] =
+            fragment(lhs, lhs_stage, i, step, lhs_panel, Side::Lhs);
     }
     #[unroll]
     for j in 0..columns {
-        fragments.rhs[comptime!(half * columns + j)] = fragment(rhs, rhs_stage, j, step, rhs_panel);
+        fragments.rhs[comptime!(half * columns + j)] =
+            fragment(rhs, rhs_stage, j, step, rhs_panel, Side::Rhs);
     }
 }
 

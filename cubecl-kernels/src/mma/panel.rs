@@ -4,7 +4,8 @@ use cubecl::prelude::*;
 
 use crate::product::Along;
 use crate::ptx::{
-    MmaElement, Quad, copy_async, load_matrices, load_matrices_transposed, round_to_tf32,
+    MmaElement, Quad, copy_async, load_matrices, load_matrices_transposed, load_shared,
+    round_to_tf32,
 };
 
 /// Bytes of depth in a panel, for each of its lines.
@@ -292,6 +293,14 @@ pub(crate) fn lane(line: u32, #[comptime] panel: Panel, #[comptime] side: Side) 
             chunk: in_depth,
             permutation,
         }
+    } else if comptime!(panel.element == MmaElement::Tf32) {
+        // No instruction transposes 32-bit elements: each lane reads its four by themselves.
+        let inside = line + position / 4;
+        Lane {
+            row: (position % 4) * pitch + (inside % 4) * 4,
+            chunk: inside / 4,
+            permutation: position % 4,
+        }
     } else {
         Lane {
             row: (in_depth * 8 + permutation) * pitch,
@@ -310,6 +319,7 @@ pub(crate) fn fragment(
     #[comptime] index: usize,
     #[comptime] step: usize,
     #[comptime] panel: Panel,
+    #[comptime] side: Side,
 ) -> Quad<u32> {
     if comptime!(panel.along == Along::Depth) {
         let chunk = (lane.chunk ^ lane.permutation) ^ comptime!(2 * step as u32);
@@ -325,6 +335,20 @@ pub(crate) fn fragment(
         } else {
             loaded
         }
+    } else if comptime!(panel.element == MmaElement::Tf32) {
+        let mut rounded = Quad::<u32>::empty();
+        #[unroll]
+        for i in 0..4usize {
+            // Chunks of four lines, 16 lines are four; runs of depth, a product is eight.
+            let in_line = comptime!((i as u32 >> side.line_bit()) & 1);
+            let in_depth = comptime!((i as u32 >> (1 - side.line_bit())) & 1);
+            let chunk = lane.chunk + comptime!(4 * index as u32 + 2 * in_line);
+            let chunk = chunk ^ (lane.permutation + comptime!(4 * in_depth));
+            let run = comptime!((step as u32 * 8 + in_depth * 4) * panel.pitch() as u32);
+            let address = stage + lane.row + run + chunk * 16;
+            rounded.insert(i, round_to_tf32(load_shared(address)));
+        }
+        rounded
     } else {
         let chunk = (lane.chunk + comptime!(2 * index as u32)) ^ lane.permutation;
         let address = stage + lane.row + chunk * 16;

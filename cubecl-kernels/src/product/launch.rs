@@ -3,6 +3,7 @@
 use cubecl::prelude::*;
 use cubecl::zspace::{shape, strides};
 
+use super::choice::{Choice, key, shortlist};
 use super::kernel::geometry::{AxesLaunch, GeometryLaunch};
 use super::kernel::mma::mma_product;
 use super::kernel::naive::naive_product;
@@ -15,7 +16,9 @@ use crate::context::Context;
 use crate::device::{check_cube, cube_count, cubes_for_elements};
 use crate::error::KernelError;
 use crate::operand::{View, buffer};
+use crate::strategy::Strategy;
 use crate::stream::kernel::stream_product;
+use crate::tuning;
 
 /// Units per cube of the naive kernel.
 const NAIVE_UNITS: u32 = 256;
@@ -32,12 +35,26 @@ pub(crate) struct ProductOperands<R: Runtime> {
     pub out: TensorBinding<R>,
 }
 
+impl<R: Runtime> Clone for ProductOperands<R> {
+    fn clone(&self) -> Self {
+        Self {
+            lhs: self.lhs.clone(),
+            rhs: self.rhs.clone(),
+            bias: self.bias.clone(),
+            out: self.out.clone(),
+        }
+    }
+}
+
 /// A product that is known to run: launching it can not fail.
+#[derive(Clone)]
 pub(crate) struct PlannedProduct {
     problem: ProductProblem,
     plan: ProductPlan,
     count: CubeCount,
     address: AddressType,
+    /// Key of the measurement that is still to be made.
+    unmeasured: Option<String>,
 }
 
 impl PlannedProduct {
@@ -51,7 +68,7 @@ impl PlannedProduct {
         problem: ProductProblem,
     ) -> Result<Self, KernelError> {
         let client = context.client;
-        let plan = ProductPlan::new(
+        let model = ProductPlan::new(
             client,
             &problem,
             context.dtype,
@@ -59,34 +76,82 @@ impl PlannedProduct {
             context.strategy,
         )?;
         let outputs = problem.batches * problem.rows * problem.columns;
-        let count = match &plan {
-            ProductPlan::Naive => {
-                check_cube(client, NAIVE_UNITS as usize, 0)?;
-                cubes_for_elements(client, outputs, NAIVE_UNITS as usize)?
-            }
-            ProductPlan::Tiled(blueprint) => cube_count(client, blueprint.tile.cubes(&problem))?,
-            ProductPlan::Mma(blueprint) => cube_count(client, blueprint.cubes(&problem))?,
-            ProductPlan::Wgmma(blueprint) => {
-                cube_count(client, [blueprint.cubes(client, &problem), 1, 1])?
-            }
-            ProductPlan::Stream(blueprint) => cube_count(client, blueprint.cubes(&problem))?,
-        };
-        let address = context.address_type(outputs)?;
-        Ok(Self {
+        let mut planned = Self {
             problem,
-            plan,
-            count,
-            address,
-        })
+            plan: model,
+            count: cubes(client, &problem, &model)?,
+            address: context.address_type(outputs)?,
+            unmeasured: None,
+        };
+        if *context.strategy == Strategy::Tuned {
+            let key = key(context, &problem);
+            match tuning::known(client, &key) {
+                Some(number) => planned.choose(context, number),
+                None => planned.unmeasured = Some(key),
+            }
+        }
+        Ok(planned)
     }
 
-    /// Starts the product and returns at once.
-    pub fn launch<R: Runtime>(self, context: &Context<'_, R>, operands: ProductOperands<R>) {
+    /// Takes the plan with this number instead of that of the cost model, if it can run.
+    fn choose<R: Runtime>(&mut self, context: &Context<'_, R>, number: usize) {
+        let Some(choice) = Choice::all().nth(number) else {
+            return;
+        };
+        // All problems of a key can run the same plans, but for how the key rounds tokens.
+        if let Ok((plan, _)) = choice.plan(context, &self.problem, self.plan)
+            && let Ok(count) = cubes(context.client, &self.problem, &plan)
+        {
+            (self.plan, self.count) = (plan, count);
+        }
+    }
+
+    /// Measures the plans for this product on its operands, where that is still to be done, and
+    /// takes the fastest.
+    pub fn settle<R: Runtime>(&mut self, context: &Context<'_, R>, operands: &ProductOperands<R>) {
+        let Some(key) = self.unmeasured.take() else {
+            return;
+        };
+        let candidates = shortlist(context, &self.problem, self.plan);
+        let candidates = candidates.into_iter().filter_map(|(number, plan)| {
+            let count = cubes(context.client, &self.problem, &plan).ok()?;
+            let planned = Self {
+                plan,
+                count,
+                ..self.clone()
+            };
+            Some((number, planned))
+        });
+        let names: Vec<String> = Choice::all().map(Choice::name).collect();
+        let others = operands.clone();
+        let measured = tuning::measure(
+            context,
+            &key,
+            &names,
+            candidates.collect(),
+            &operands.rhs,
+            move |planned: &Self, context, rhs| {
+                let others = others.clone();
+                planned
+                    .clone()
+                    .launch(context, ProductOperands { rhs, ..others });
+            },
+        );
+        if let Some(number) = measured {
+            self.choose(context, number);
+        }
+    }
+
+    /// Starts the product and returns at once, unless its plans are to be measured first.
+    pub fn launch<R: Runtime>(mut self, context: &Context<'_, R>, operands: ProductOperands<R>) {
+        self.settle(context, &operands);
+        let (client, dtype) = (context.client, context.dtype);
         let Self {
             problem,
             plan,
             count,
             address,
+            ..
         } = self;
         let (bias, out) = (operands.bias.map(buffer), buffer(operands.out));
         let (lhs, rhs) = (operands.lhs, operands.rhs);
@@ -94,16 +159,16 @@ impl PlannedProduct {
             ProductPlan::Wgmma(blueprint) => {
                 let rows = [problem.batches, problem.rows, problem.depth];
                 let columns = [problem.batches, problem.columns, problem.depth];
-                let lhs = tensor_map(context, lhs, problem.lhs, rows, ROWS);
+                let lhs = tensor_map(dtype, lhs, problem.lhs, rows, ROWS);
                 let view = problem.rhs.transposed();
-                let rhs = tensor_map(context, rhs, view, columns, blueprint.columns);
+                let rhs = tensor_map(dtype, rhs, view, columns, blueprint.columns);
                 // SAFETY: the operands' shapes, strides and buffers have been checked by the context
                 // that the plan was made in; tensor maps end where the operands do, stores are masked,
                 // and several elements are stored at once only where sizes, strides and addresses are
                 // multiples of their number.
                 unsafe {
                     wgmma_product::launch_unchecked::<R>(
-                        context.client,
+                        client,
                         count,
                         CubeDim::new_1d(UNITS as u32),
                         address,
@@ -114,7 +179,7 @@ impl PlannedProduct {
                         out,
                         geometry(&problem),
                         blueprint,
-                        context.dtype,
+                        dtype,
                     );
                 }
             }
@@ -123,7 +188,7 @@ impl PlannedProduct {
             // it ends beyond the last output, and sums over the depth alone.
             ProductPlan::Naive => unsafe {
                 naive_product::launch_unchecked::<R>(
-                    context.client,
+                    client,
                     count,
                     CubeDim::new_1d(NAIVE_UNITS),
                     address,
@@ -134,14 +199,14 @@ impl PlannedProduct {
                     geometry(&problem),
                     problem.split.is_some(),
                     problem.activation,
-                    context.dtype,
+                    dtype,
                 );
             },
             // SAFETY: as above; loads and stores are masked by the sizes of the problem, and the
             // plan uses vectors only where sizes, strides and addresses are multiples of them.
             ProductPlan::Tiled(blueprint) => unsafe {
                 tiled_product::launch_unchecked::<R>(
-                    context.client,
+                    client,
                     count,
                     CubeDim::new_1d(blueprint.tile.units() as u32),
                     address,
@@ -154,7 +219,7 @@ impl PlannedProduct {
                     out,
                     geometry(&problem),
                     blueprint,
-                    context.dtype,
+                    dtype,
                 );
             },
             // SAFETY: as above; copies outside the operands write zeros instead of reading, stores
@@ -162,7 +227,7 @@ impl PlannedProduct {
             // strides and addresses are multiples of them.
             ProductPlan::Mma(blueprint) => unsafe {
                 mma_product::launch_unchecked::<R>(
-                    context.client,
+                    client,
                     count,
                     CubeDim::new_1d(blueprint.tile.units() as u32),
                     address,
@@ -172,14 +237,14 @@ impl PlannedProduct {
                     out,
                     geometry(&problem),
                     blueprint,
-                    context.dtype,
+                    dtype,
                 );
             },
             // SAFETY: as above; loads of lines past the end are clamped to the last one, loads
             // past the depth or the tokens are left out, and stores are masked.
             ProductPlan::Stream(blueprint) => unsafe {
                 stream_product::launch_unchecked::<R>(
-                    context.client,
+                    client,
                     count,
                     CubeDim::new_1d(blueprint.units() as u32),
                     address,
@@ -189,17 +254,42 @@ impl PlannedProduct {
                     out,
                     geometry(&problem),
                     blueprint,
-                    context.dtype,
+                    dtype,
                 );
             },
         }
     }
 }
 
+/// Cubes of `plan` for `problem`.
+///
+/// # Errors
+///
+/// [`KernelError::Unavailable`] if the device launches fewer.
+fn cubes<R: Runtime>(
+    client: &ComputeClient<R>,
+    problem: &ProductProblem,
+    plan: &ProductPlan,
+) -> Result<CubeCount, KernelError> {
+    match plan {
+        ProductPlan::Naive => {
+            check_cube(client, NAIVE_UNITS as usize, 0)?;
+            let outputs = problem.batches * problem.rows * problem.columns;
+            cubes_for_elements(client, outputs, NAIVE_UNITS as usize)
+        }
+        ProductPlan::Tiled(blueprint) => cube_count(client, blueprint.tile.cubes(problem)),
+        ProductPlan::Mma(blueprint) => cube_count(client, blueprint.cubes(problem)),
+        ProductPlan::Wgmma(blueprint) => {
+            cube_count(client, [blueprint.cubes(client, problem), 1, 1])
+        }
+        ProductPlan::Stream(blueprint) => cube_count(client, blueprint.cubes(problem)),
+    }
+}
+
 /// A tensor map of `[batch, line, depth]` that copies `lines` lines by 128 bytes at a time, with
 /// what lies outside as zeros.
 fn tensor_map<R: Runtime>(
-    context: &Context<'_, R>,
+    dtype: ElemType,
     binding: TensorBinding<R>,
     view: View,
     [batches, lines, depth]: [usize; 3],
@@ -219,8 +309,7 @@ fn tensor_map<R: Runtime>(
     let box_of = TiledArgs {
         tile_size: shape![1, tile, DEPTH],
     };
-    TensorMapArg::new(box_of, tensor.into_tensor_arg(), context.dtype)
-        .with_swizzle(TensorMapSwizzle::B128)
+    TensorMapArg::new(box_of, tensor.into_tensor_arg(), dtype).with_swizzle(TensorMapSwizzle::B128)
 }
 
 pub(crate) fn geometry<R: Runtime>(problem: &ProductProblem) -> GeometryLaunch<R> {

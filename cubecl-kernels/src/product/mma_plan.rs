@@ -170,6 +170,20 @@ impl Candidate {
     }
 }
 
+/// The candidate that should take the fewest seconds; the last error where none can run.
+pub(crate) fn fastest<T>(
+    candidates: impl Iterator<Item = Result<(T, f64), KernelError>>,
+) -> Result<(T, f64), KernelError> {
+    let better = |best: Result<(T, f64), KernelError>, next: Result<(T, f64), KernelError>| match (
+        &best, &next,
+    ) {
+        (Ok((_, least)), Ok((_, seconds))) if seconds < least => next,
+        (Ok(_), _) => best,
+        _ => next,
+    };
+    candidates.fold(Err(KernelError::Unavailable(Missing::TensorLayout)), better)
+}
+
 impl MmaBlueprint {
     /// The candidate that should be fastest for `problem`, and the seconds it should take, about.
     ///
@@ -182,25 +196,39 @@ impl MmaBlueprint {
         problem: &ProductProblem,
         element: MmaElement,
     ) -> Result<(Self, f64), KernelError> {
-        let mut best: Option<(Self, f64)> = None;
-        let mut missing = KernelError::Unavailable(Missing::TensorLayout);
+        let candidate = |index| Self::candidate(index, client, problem, element);
+        fastest((0..Self::CANDIDATES).map(candidate))
+    }
+
+    /// Number of candidates.
+    pub const CANDIDATES: usize = CANDIDATES.len();
+
+    /// A candidate for `problem`, and the seconds it should take, about.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the operands have no layout for its copies, or the device no
+    /// room for it.
+    pub fn candidate<R: Runtime>(
+        index: usize,
+        client: &ComputeClient<R>,
+        problem: &ProductProblem,
+        element: MmaElement,
+    ) -> Result<(Self, f64), KernelError> {
+        let candidate = &CANDIDATES[index];
+        let blueprint = Self::new(candidate.tile, problem, element)
+            .ok_or(KernelError::Unavailable(Missing::TensorLayout))?;
+        check_cube(client, candidate.tile.units(), blueprint.shared_bytes())?;
         // A class of the token count, so that few kernels serve all counts.
         let class = problem.with_rounded_tokens();
-        for candidate in &CANDIDATES {
-            let Some(blueprint) = Self::new(candidate.tile, problem, element) else {
-                continue;
-            };
-            match check_cube(client, candidate.tile.units(), blueprint.shared_bytes()) {
-                Err(error) => missing = error,
-                Ok(()) => {
-                    let seconds = candidate.seconds(client, &blueprint, &class);
-                    if best.is_none_or(|(_, least)| seconds < least) {
-                        best = Some((blueprint, seconds));
-                    }
-                }
-            }
-        }
-        best.ok_or(missing)
+        let seconds = candidate.seconds(client, &blueprint, &class);
+        Ok((blueprint, seconds))
+    }
+
+    /// Name of a candidate in stored results.
+    pub fn candidate_name(index: usize) -> String {
+        let tile = CANDIDATES[index].tile;
+        format!("mma {}x{}x{}", tile.rows, tile.columns, tile.groups)
     }
 
     /// Cubes along each axis of the grid.
@@ -218,7 +246,8 @@ impl MmaBlueprint {
             let along_depth = along_depth.filter(|_| problem.tokens == TokenAxis::Rows);
             let (along, copy_bytes) = match along_depth {
                 Some(copy_bytes) => (Along::Depth, copy_bytes),
-                None if element == MmaElement::Tf32 || !lines.is_multiple_of(64) => return None,
+                // Chunks are permuted in groups of 128 bytes.
+                None if !(lines * bytes).is_multiple_of(128) => return None,
                 None => (Along::Lines, run_bytes(view, line, size, depth, bytes)?),
             };
             let panel = Panel {

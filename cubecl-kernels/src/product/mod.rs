@@ -6,6 +6,7 @@
 //! ([`ColumnSplit`]), and the backward pass stores through the same split, so that no load ever
 //! needs one.
 
+mod choice;
 mod cost;
 pub(crate) mod kernel;
 mod launch;

@@ -124,6 +124,9 @@ const SMALL: Tile = Tile {
     unit_columns: 4,
 };
 
+/// All of them, for measurements.
+const TILES: [Tile; 3] = [LARGE, MEDIUM, SMALL];
+
 impl Tile {
     /// Units in a cube.
     pub fn units(&self) -> usize {
@@ -270,6 +273,31 @@ impl TiledBlueprint {
         }
     }
 
+    /// Number of candidates.
+    pub const CANDIDATES: usize = TILES.len();
+
+    /// A candidate for `problem`.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device has no room for it.
+    pub fn candidate<R: Runtime>(
+        index: usize,
+        client: &ComputeClient<R>,
+        problem: &ProductProblem,
+        element_bytes: usize,
+    ) -> Result<Self, KernelError> {
+        let blueprint = Self::new(TILES[index], problem, element_bytes);
+        blueprint.validate(client)?;
+        Ok(blueprint)
+    }
+
+    /// Name of a candidate in stored results.
+    pub fn candidate_name(index: usize) -> String {
+        let tile = TILES[index];
+        format!("tiled {}x{}", tile.rows, tile.columns)
+    }
+
     fn validate<R: Runtime>(&self, client: &ComputeClient<R>) -> Result<(), KernelError> {
         check_cube(client, self.tile.units(), self.tile.shared_bytes())
     }
@@ -340,7 +368,7 @@ impl ProductPlan {
             Strategy::Tiled => tiled(),
             Strategy::TensorCores => tensor_cores(Hopper::Never),
             Strategy::Hopper => tensor_cores(Hopper::WherePossible),
-            Strategy::Auto => {
+            Strategy::Auto | Strategy::Tuned => {
                 let exact = element_bytes > MmaElement::Bf16.bytes();
                 let planned = if exact {
                     tiled()

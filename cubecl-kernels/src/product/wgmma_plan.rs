@@ -3,7 +3,7 @@
 use cubecl::ir::features::Tma;
 use cubecl::prelude::*;
 
-use super::mma_plan::store_bytes;
+use super::mma_plan::{fastest, store_bytes};
 use super::problem::{ProductProblem, TokenAxis};
 use crate::activation::Activation;
 use crate::device::check_cube;
@@ -97,6 +97,25 @@ impl WgmmaBlueprint {
         dtype: ElemType,
         element: MmaElement,
     ) -> Result<(Self, f64), KernelError> {
+        let candidate = |index| Self::candidate(index, client, problem, dtype, element);
+        fastest((0..Self::CANDIDATES).map(candidate))
+    }
+
+    /// Number of candidates.
+    pub const CANDIDATES: usize = CANDIDATES.len();
+
+    /// A candidate for `problem`, and the seconds it should take, about.
+    ///
+    /// # Errors
+    ///
+    /// As [`WgmmaBlueprint::for_problem`].
+    pub fn candidate<R: Runtime>(
+        index: usize,
+        client: &ComputeClient<R>,
+        problem: &ProductProblem,
+        dtype: ElemType,
+        element: MmaElement,
+    ) -> Result<(Self, f64), KernelError> {
         let tma = &client.properties().features.tma;
         // The instructions exist on compute capability 9.0 alone; later ones have wider copies.
         if !tma.contains(Tma::Base) || tma.contains(Tma::Im2colWide) {
@@ -115,35 +134,32 @@ impl WgmmaBlueprint {
         }
         let class = problem.with_rounded_tokens();
         let factors = problem.batches * problem.columns * problem.depth * element.bytes();
+        let candidate = &CANDIDATES[index];
+        let blueprint = Self {
+            columns: candidate.columns,
+            stages: candidate.stages,
+            element,
+            out_bytes: store_bytes(problem, element.bytes()),
+            split: problem.split.is_some(),
+            activation: problem.activation,
+            rows_outermost: class.rows >= MANY_ROWS && factors <= CACHED_BYTES,
+        };
+        check_cube(client, UNITS, blueprint.shared_bytes())?;
         let processors = client.properties().hardware.num_streaming_multiprocessors;
         let processors = processors.unwrap_or(1).max(1) as usize;
-        let mut best: Option<(Self, f64)> = None;
-        let mut missing = KernelError::Unavailable(Missing::TensorLayout);
-        for candidate in &CANDIDATES {
-            let blueprint = Self {
-                columns: candidate.columns,
-                stages: candidate.stages,
-                element,
-                out_bytes: store_bytes(problem, element.bytes()),
-                split: problem.split.is_some(),
-                activation: problem.activation,
-                rows_outermost: class.rows >= MANY_ROWS && factors <= CACHED_BYTES,
-            };
-            match check_cube(client, UNITS, blueprint.shared_bytes()) {
-                Err(error) => missing = error,
-                Ok(()) => {
-                    let waves = blueprint.tiles(&class).div_ceil(processors) as f64;
-                    let steps = class.depth.div_ceil(DEPTH) as f64;
-                    let flops = (2 * ROWS * candidate.columns * DEPTH) as f64;
-                    let step = flops / (candidate.rate * 1e12 / 132.0);
-                    let seconds = START_SECONDS + waves * (candidate.end + steps * step);
-                    if best.is_none_or(|(_, least)| seconds < least) {
-                        best = Some((blueprint, seconds));
-                    }
-                }
-            }
-        }
-        best.ok_or(missing)
+        let waves = blueprint.tiles(&class).div_ceil(processors) as f64;
+        let steps = class.depth.div_ceil(DEPTH) as f64;
+        let flops = (2 * ROWS * candidate.columns * DEPTH) as f64;
+        let step = flops / (candidate.rate * 1e12 / 132.0);
+        Ok((
+            blueprint,
+            START_SECONDS + waves * (candidate.end + steps * step),
+        ))
+    }
+
+    /// Name of a candidate in stored results.
+    pub fn candidate_name(index: usize) -> String {
+        format!("wgmma {}", CANDIDATES[index].columns)
     }
 
     /// Tiles of all blocks.

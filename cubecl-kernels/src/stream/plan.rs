@@ -18,6 +18,9 @@ pub(crate) const TOKENS: usize = 8;
 /// Tokens up to which the kernels here are used.
 pub(crate) const FEW_TOKENS: usize = 32;
 
+/// Planes that share a depth, at most.
+pub(crate) const MOST_SPLITS: usize = 16;
+
 /// Bytes of depth below which a plane is not worth starting.
 const LEAST_BYTES: usize = 256;
 
@@ -102,17 +105,33 @@ impl StreamBlueprint {
         let blueprint = Self {
             element,
             groups: 1,
-            splits: splits(lines, depth * element.bytes(), planes, 16),
+            splits: splits(lines, depth * element.bytes(), planes, MOST_SPLITS),
             token_groups: token_groups(problem.rows),
             split_columns: problem.split.is_some(),
             activation: problem.activation,
         };
-        check_cube(
-            client,
-            blueprint.units(),
-            blueprint.stage_elements() * size_of::<f32>(),
-        )?;
+        blueprint.validate(client)?;
         Ok(Some(blueprint))
+    }
+
+    /// The same with the depth shared by another number of planes.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device has no room for the cube.
+    pub fn with_splits<R: Runtime>(
+        self,
+        client: &ComputeClient<R>,
+        splits: usize,
+    ) -> Result<Self, KernelError> {
+        let blueprint = Self { splits, ..self };
+        blueprint.validate(client)?;
+        Ok(blueprint)
+    }
+
+    fn validate<R: Runtime>(&self, client: &ComputeClient<R>) -> Result<(), KernelError> {
+        let stage = self.stage_elements() * size_of::<f32>();
+        check_cube(client, self.units(), stage)
     }
 
     /// Units in a cube.
@@ -153,6 +172,31 @@ impl StreamCoupledBlueprint {
             splits: splits(rank.div_ceil(LINES) * blocks, bytes, 4096, most),
             token_groups,
         }
+    }
+
+    /// The same with the depth shared by another number of planes.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device has no room for the cube.
+    pub fn with_splits<R: Runtime>(
+        self,
+        client: &ComputeClient<R>,
+        splits: usize,
+    ) -> Result<Self, KernelError> {
+        let blueprint = Self { splits, ..self };
+        blueprint.validate(client)?;
+        Ok(blueprint)
+    }
+
+    /// Checks that the device has room for the cube.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if it has not.
+    pub fn validate<R: Runtime>(&self, client: &ComputeClient<R>) -> Result<(), KernelError> {
+        let stage = self.stage_elements() * size_of::<f32>();
+        check_cube(client, self.units(), stage)
     }
 
     /// Units in a cube.

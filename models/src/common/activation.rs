@@ -1,7 +1,5 @@
 //! The activation functions that a configuration can name.
 
-use std::f64::consts::FRAC_2_PI;
-
 use burn::tensor::{Tensor, activation};
 
 /// A pointwise activation function, named as in the `ACT2FN` table of `transformers`.
@@ -77,6 +75,17 @@ impl Activation {
         NAMES.iter().map(|&(name, _)| name)
     }
 
+    /// The same function as layers apply it to their own output, where they can.
+    pub(crate) fn of_layers(self) -> Option<burn_blr::Activation> {
+        match self {
+            Activation::Linear => Some(burn_blr::Activation::None),
+            Activation::Gelu => Some(burn_blr::Activation::Gelu),
+            Activation::GeluTanh => Some(burn_blr::Activation::GeluTanh),
+            Activation::Silu => Some(burn_blr::Activation::Silu),
+            _ => None,
+        }
+    }
+
     /// Applies the function to every element.
     ///
     /// # Shapes
@@ -86,7 +95,7 @@ impl Activation {
         match self {
             Activation::Gelu => activation::gelu(x),
             Activation::ClippedGelu => activation::gelu(x).clamp(-10.0, 10.0),
-            Activation::GeluTanh => gelu_tanh(x),
+            Activation::GeluTanh => burn_blr::ops::activate(x, burn_blr::Activation::GeluTanh),
             Activation::QuickGelu => x.clone() * activation::sigmoid(x * 1.702),
             Activation::Relu => activation::relu(x),
             Activation::Relu6 => activation::relu6(x),
@@ -103,14 +112,4 @@ impl Activation {
             Activation::Linear => x,
         }
     }
-}
-
-/// The tanh form of GELU with the cube as two products: a power with a real exponent is slower,
-/// and not defined for a negative base on every backend.
-fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    // √(2/π); the standard library has 2/π.
-    let scale = FRAC_2_PI.sqrt();
-    // x + 0.044715 x³ = x (1 + 0.044715 x²), which stays in range longer in f16.
-    let inner = x.clone() * (x.clone() * x.clone() * 0.044715 + 1.0) * scale;
-    x * (inner.tanh() + 1.0) * 0.5
 }

@@ -49,9 +49,17 @@ impl Mlp {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         // [batch, tokens, features] -> [batch, tokens, inner]
         let inner = match &self.gate {
-            None => self.activation.forward(self.fc.forward(x)),
-            Some(gate) => self.activation.forward(gate.forward(x.clone())) * self.fc.forward(x),
+            None => activated(&self.fc, x, self.activation),
+            Some(gate) => activated(gate, x.clone(), self.activation) * self.fc.forward(x),
         };
         self.proj.forward(inner)
+    }
+}
+
+/// The layer, then the activation, as one operation where the layer knows the activation.
+fn activated(layer: &BlrLinear, x: Tensor<3>, activation: Activation) -> Tensor<3> {
+    match activation.of_layers() {
+        Some(known) => layer.forward_with(x, known),
+        None => activation.forward(layer.forward(x)),
     }
 }

@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use super::bias::bias_pair;
 use super::geometry::{Geometry, out_offset};
 use crate::activation::activate;
 use crate::mma::accumulate::{PlaneTile, STEPS, clear, fragments, load, multiply};
@@ -238,19 +239,8 @@ fn stage_sums<T: Float>(
     let start = base + (plane_row + lane / 4) * pitch + first * bytes;
     #[unroll]
     for j in 0..comptime!(plane.column_fragments() * 2) {
-        let mut low_bias = 0.0f32.runtime();
-        let mut high_bias = 0.0f32.runtime();
-        #[comptime]
-        if let ComptimeOption::Some(bias) = &bias {
-            let at = (column + first + comptime!(j as u32 * 8)) as usize;
-            let offset = batch * geometry.bias_batch + at * geometry.bias_column;
-            if at < geometry.columns {
-                low_bias = f32::cast_from(bias[offset]);
-            }
-            if at + 1 < geometry.columns {
-                high_bias = f32::cast_from(bias[offset + geometry.bias_column]);
-            }
-        }
+        let at = (column + first + comptime!(j as u32 * 8)) as usize;
+        let (low_bias, high_bias) = bias_pair::<T>(&bias, geometry, batch, at);
         #[unroll]
         for i in 0..comptime!(plane.row_fragments()) {
             let quad = sums[comptime!(plane.sum(i, j / 2, j % 2))];

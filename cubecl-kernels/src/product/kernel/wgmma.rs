@@ -4,6 +4,7 @@
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
+use super::bias::bias_pair;
 use super::geometry::{Geometry, out_offset};
 use crate::activation::activate;
 use crate::product::wgmma_plan::{CHUNK, CHUNK_PITCH, DEPTH, GROUP_ROWS, ROWS, WgmmaBlueprint};
@@ -206,19 +207,8 @@ fn store_group<T: Float, N: Size>(
         sync_some(group + 1, 128usize);
         #[unroll]
         for j in 0..comptime!(CHUNK / 8) {
-            let mut low_bias = 0.0f32.runtime();
-            let mut high_bias = 0.0f32.runtime();
-            #[comptime]
-            if let ComptimeOption::Some(bias) = bias {
-                let at = (first + comptime!(j as u32 * 8) + (lane % 4) * 2) as usize;
-                let offset = batch * geometry.bias_batch + at * geometry.bias_column;
-                if at < geometry.columns {
-                    low_bias = f32::cast_from(bias[offset]);
-                }
-                if at + 1 < geometry.columns {
-                    high_bias = f32::cast_from(bias[offset + geometry.bias_column]);
-                }
-            }
+            let at = (first + comptime!(j as u32 * 8) + (lane % 4) * 2) as usize;
+            let (low_bias, high_bias) = bias_pair::<T>(bias, geometry, batch, at);
             #[unroll]
             for half in 0..2usize {
                 let index = comptime!((chunk * CHUNK / 8 + j) * 4 + half * 2);

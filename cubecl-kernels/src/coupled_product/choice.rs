@@ -1,0 +1,95 @@
+//! The plans that a measurement of a coupled product chooses from.
+
+use cubecl::prelude::*;
+
+use super::launch::Plan;
+use super::plan::CoupledBlueprint;
+use crate::context::Context;
+use crate::couple::CoupleProblem;
+use crate::error::KernelError;
+use crate::product::ProductProblem;
+use crate::stream::plan::MOST_SPLITS;
+use crate::tuning::token_class;
+
+/// A plan by what sets it apart; the rest follows from the problems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// What the cost model says.
+    Model,
+    /// Product and coupling one after the other.
+    Apart,
+    /// A candidate of both in one kernel.
+    Fused(usize),
+    /// Planes that share a depth, for few tokens.
+    Stream(usize),
+}
+
+impl Choice {
+    /// All choices, in the order by which stored results number them.
+    pub fn all() -> impl Iterator<Item = Choice> {
+        [Choice::Model, Choice::Apart]
+            .into_iter()
+            .chain((0..CoupledBlueprint::CANDIDATES).map(Choice::Fused))
+            .chain((0..=MOST_SPLITS.ilog2()).map(|log| Choice::Stream(1 << log)))
+    }
+
+    /// Name in stored results: those of another list of names are not taken for results of this one.
+    pub fn name(self) -> String {
+        match self {
+            Choice::Model => "model".to_string(),
+            Choice::Apart => "apart".to_string(),
+            Choice::Fused(index) => CoupledBlueprint::candidate_name(index),
+            Choice::Stream(splits) => format!("stream {splits}"),
+        }
+    }
+
+    /// The plan for the problems where the cost model says `model`; nothing where that is the same.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device or the operands rule it out.
+    pub fn plan<R: Runtime>(
+        self,
+        context: &Context<'_, R>,
+        product: &ProductProblem,
+        couple: &CoupleProblem,
+        model: &Plan,
+    ) -> Result<Option<Plan>, KernelError> {
+        let plan = match (self, model) {
+            (Choice::Model, _) | (Choice::Apart, Plan::Apart(_)) => None,
+            (Choice::Apart, _) => Some(Plan::apart(context, *product, *couple)?),
+            (Choice::Fused(index), _) => {
+                let plan = Plan::fused(index, context, product, couple)?;
+                let same = matches!((&plan, model), (Plan::Fused(this, ..), Plan::Fused(that, ..)) if this == that);
+                (!same).then_some(plan)
+            }
+            (Choice::Stream(splits), Plan::Stream(blueprint, count, address))
+                if splits != blueprint.splits =>
+            {
+                let blueprint = blueprint.with_splits(context.client, splits)?;
+                Some(Plan::Stream(blueprint, count.clone(), *address))
+            }
+            (Choice::Stream(_), _) => None,
+        };
+        Ok(plan)
+    }
+}
+
+/// What results are found by: coupled products of one key run at the same speed, about.
+pub(super) fn key<R: Runtime>(
+    context: &Context<'_, R>,
+    product: &ProductProblem,
+    couple: &CoupleProblem,
+) -> String {
+    let bytes = context.element_bytes;
+    let views = [product.lhs, product.rhs, couple.coupling, couple.out];
+    let [lhs, rhs, coupling, out] = views.map(|view| view.class(bytes));
+    format!(
+        "coupled {:?} {}x{}x{}x{} {lhs:?} {rhs:?} {coupling:?} {out:?}",
+        context.dtype,
+        couple.blocks,
+        token_class(couple.tokens),
+        couple.rank,
+        product.depth
+    )
+}
