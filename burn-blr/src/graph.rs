@@ -62,9 +62,10 @@ impl<'a, R> CapturedGraph<'a, R> {
     ///
     /// # Safety
     ///
-    /// Every buffer that the operations read or write must live as long as the graph: `work`, which
+    /// No other thread may use the device until this returns: CubeCL captures in the driver's global
+    /// mode, in which calls of other threads fail. Every buffer that the operations read or write must live as long as the graph: `work`, which
     /// the graph keeps, has to hold the tensors, and may only put others in their place that live in
-    /// the same buffers. All of this is for one thread.
+    /// the same buffers.
     pub unsafe fn capture(
         device: &Device,
         mut work: impl FnMut() -> R + 'a,

@@ -42,6 +42,7 @@ mod zero;
 
 pub mod attention;
 pub mod blast;
+pub mod dense;
 pub mod low_rank;
 pub mod matmul;
 pub mod monarch;

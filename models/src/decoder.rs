@@ -20,6 +20,9 @@ const PASSES_BEFORE_CAPTURE: usize = 2;
 /// instead of some for every layer. A captured pass attends to keys and values where they are,
 /// whatever the number of tokens. Elsewhere a step is an ordinary forward pass.
 ///
+/// No other thread may use the device while a decoder is made: the driver refuses their calls during
+/// a capture. Programs with several threads on one device take [`Decoder::eager`].
+///
 /// The decoder borrows the model, so its weights stay as they are; the cache is its own until
 /// [`Decoder::into_cache`].
 pub struct Decoder<'a, M: LanguageModel> {

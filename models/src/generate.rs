@@ -20,6 +20,9 @@ pub struct GenerateOptions {
     /// Whether keys and values of earlier tokens are kept. Without, the whole context goes through
     /// the model again for every token.
     pub use_cache: bool,
+    /// Whether the pass over a token is captured and replayed where the device can, see [`Decoder`].
+    /// While it is captured no other thread may use the device.
+    pub capture: bool,
 }
 
 impl Default for GenerateOptions {
@@ -33,6 +36,7 @@ impl Default for GenerateOptions {
             seed: 0,
             ignore_end: false,
             use_cache: true,
+            capture: false,
         }
     }
 }
@@ -215,8 +219,8 @@ struct Reader<'a, M: LanguageModel> {
 
 /// What is kept of the tokens seen so far.
 enum Memory<'a, M: LanguageModel> {
-    /// Nothing yet; the cache is to hold so many tokens a row, so many of them new.
-    Empty { capacity: usize, new_tokens: usize },
+    /// Nothing yet; the cache is to hold so many tokens a row.
+    Empty { capacity: usize, capture: bool },
     /// Keys and values.
     Cache(Decoder<'a, M>),
     /// The tokens themselves, a list for each row.
@@ -228,7 +232,7 @@ impl<'a, M: LanguageModel> Reader<'a, M> {
         let memory = if options.use_cache {
             Memory::Empty {
                 capacity: longest.saturating_add(options.max_new_tokens),
-                new_tokens: options.max_new_tokens,
+                capture: options.capture && options.max_new_tokens >= CAPTURED_TOKENS,
             }
         } else {
             Memory::Tokens(vec![Vec::new(); padding.rows()])
@@ -245,16 +249,13 @@ impl<'a, M: LanguageModel> Reader<'a, M> {
     fn next_logits(&mut self, input: &[u32]) -> Result<Vec<f32>, ModelError> {
         let (model, rows) = (self.model, self.padding.rows());
         match &mut self.memory {
-            Memory::Empty {
-                capacity,
-                new_tokens,
-            } => {
+            Memory::Empty { capacity, capture } => {
                 let cache = model.cache(rows, *capacity);
                 let mut cache = cache.with_padding(self.padding.clone())?;
                 let ids = model.input_ids(input, rows)?;
                 let logits = model.last_logits(ids, Context::Cached(&mut cache))?;
                 let logits = logits.try_into_vec_as::<f32>()?;
-                self.memory = Memory::Cache(match *new_tokens >= CAPTURED_TOKENS {
+                self.memory = Memory::Cache(match *capture {
                     true => Decoder::new(model, cache)?,
                     false => Decoder::eager(model, cache),
                 });

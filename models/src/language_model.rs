@@ -2,6 +2,9 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use burn_blr::Activation;
+use burn_blr::ops::dense_linear;
+
 use crate::common::token_nll;
 use crate::{Context, KvCache, LeftPadding, ModelError};
 
@@ -257,8 +260,7 @@ pub trait LanguageModel {
 fn logits(hidden: Tensor<3>, head: Tensor<2>) -> Tensor<3> {
     let [batch, tokens, features] = hidden.dims();
     let [vocab, _] = head.dims();
-    hidden
-        .reshape([batch * tokens, features])
-        .matmul(head.transpose()) // [vocab, features] -> [features, vocab]
-        .reshape([batch, tokens, vocab])
+    let hidden: Tensor<2> = hidden.reshape([batch * tokens, features]);
+    // [vocab, features] -> [features, vocab]
+    dense_linear(hidden, head.transpose(), None, Activation::None).reshape([batch, tokens, vocab])
 }

@@ -138,6 +138,7 @@ impl Measure<'_> {
         let prompt = self.tokenizer.encode(&self.arguments.prompt)?;
         // The likeliest text of so small a model repeats itself; these settings read best.
         let options = GenerateOptions {
+            capture: true,
             max_new_tokens: SAMPLE_TOKENS,
             temperature: 0.7,
             top_p: Some(0.9),

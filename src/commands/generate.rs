@@ -40,6 +40,8 @@ pub fn run(common: &Common, arguments: &GenerateArguments) -> Result<(), Command
     let chosen = common.choose_device()?;
     let model = eval::load(&checkpoint, &chosen)?;
     let options = GenerateOptions {
+        // Nothing else runs beside it.
+        capture: true,
         max_new_tokens: arguments.max_tokens,
         temperature: arguments.temperature,
         top_k: arguments.top_k,

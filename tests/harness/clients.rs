@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::RwLock;
 
 use cubecl::prelude::*;
 use cubecl_cuda::CudaRuntime;
@@ -40,9 +41,14 @@ pub fn cuda() -> Option<ComputeClient<CudaRuntime>> {
     Some(CudaRuntime::client(&Default::default()))
 }
 
-/// Runs bodies `fn(&ComputeClient<R>)`, generic over the runtime, as a test for each device.
+/// Held by tests on the CUDA device: shared by most, alone by those that capture graphs, since the
+/// driver refuses the calls of other threads while one captures.
+pub static CUDA: RwLock<()> = RwLock::new(());
+
+/// Runs bodies `fn(&ComputeClient<R>)`, generic over the runtime, as a test for each device; those
+/// after `alone` with no other test of this kind on a CUDA device.
 macro_rules! on_every_device {
-    ($($name:ident)*) => {
+    ($($name:ident)* $(; alone $($alone:ident)*)?) => {
         mod vulkan {
             $(#[test]
             fn $name() {
@@ -50,14 +56,31 @@ macro_rules! on_every_device {
                     super::$name(&client);
                 }
             })*
+            $($(#[test]
+            fn $alone() {
+                if let Some(client) = crate::harness::clients::vulkan() {
+                    super::$alone(&client);
+                }
+            })*)?
         }
         mod cuda {
+            use std::sync::PoisonError;
+            use crate::harness::clients::CUDA;
+
             $(#[test]
             fn $name() {
+                let _shared = CUDA.read().unwrap_or_else(PoisonError::into_inner);
                 if let Some(client) = crate::harness::clients::cuda() {
                     super::$name(&client);
                 }
             })*
+            $($(#[test]
+            fn $alone() {
+                let _alone = CUDA.write().unwrap_or_else(PoisonError::into_inner);
+                if let Some(client) = crate::harness::clients::cuda() {
+                    super::$alone(&client);
+                }
+            })*)?
         }
     };
 }

@@ -25,7 +25,7 @@ on_every_device! {
     backward_matches_reference_on_tensor_cores
     backward_accepts_a_gradient_that_is_broadcast
     no_tokens_give_zero_gradients
-    both_passes_match_reference_with_measured_plans
+    ; alone both_passes_match_reference_with_measured_plans
 }
 
 /// Inputs of one operation, rounded to the element type.

@@ -15,6 +15,7 @@ mod harness;
 
 mod attention;
 mod blast;
+mod dense;
 mod errors;
 mod low_rank;
 mod monarch;

@@ -11,7 +11,6 @@ mod autoencoder_kl;
 mod blast_llama;
 mod blr_checkpoint;
 mod checkpoint;
-mod decoder;
 mod demo_checkpoint;
 #[path = "../harness/devices.rs"]
 mod devices;

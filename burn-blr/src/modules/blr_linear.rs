@@ -82,15 +82,15 @@ impl BlrLinear {
     /// - output: `[..., out]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
         match self {
-            BlrLinear::Dense(layer) => layer.forward(input),
+            BlrLinear::Dense(_) => self.forward_with(input, Activation::None),
             BlrLinear::LowRank(layer) => layer.forward(input),
             BlrLinear::Monarch(layer) => layer.forward(input),
             BlrLinear::Blast(layer) => layer.forward(input),
         }
     }
 
-    /// Applies the layer, then `activation`; in one operation where the layer is not dense and
-    /// gradients are not tracked.
+    /// Applies the layer, then `activation`; in one operation where gradients are not
+    /// tracked.
     ///
     /// # Shapes
     ///
@@ -102,7 +102,10 @@ impl BlrLinear {
         activation: Activation,
     ) -> Tensor<D> {
         match self {
-            BlrLinear::Dense(layer) => ops::activate(layer.forward(input), activation),
+            BlrLinear::Dense(layer) => {
+                let bias = layer.bias.as_ref().map(Param::val);
+                ops::dense_linear(input, layer.weight.val(), bias, activation)
+            }
             BlrLinear::LowRank(layer) => layer.forward_with(input, activation),
             BlrLinear::Monarch(layer) => layer.forward_with(input, activation),
             BlrLinear::Blast(layer) => layer.forward_with(input, activation),

@@ -35,8 +35,9 @@ impl BlrLinear {
         let bias = bias.then(|| source.draw(&uniform, [out_features]));
         Ok(match structure {
             Structure::Dense => {
-                let weight = source.draw(&uniform, [in_features, out_features]);
-                BlrLinear::dense(weight, bias)
+                // The inputs of an output are contiguous, as in most checkpoints.
+                let weight: Tensor<2> = source.draw(&uniform, [out_features, in_features]);
+                BlrLinear::dense(weight.transpose(), bias)
             }
             Structure::LowRank { rank } => {
                 let u = source.draw(&init::last(rank), [out_features, rank]);

@@ -56,6 +56,17 @@ pub enum Bias<B: Backend> {
     Autodiff: cfg(feature = "autodiff")
 )]
 pub trait BlrBackend: Backend {
+    /// `y = f(x W + bias)`, with `weight [in, out]` as Burn's layer holds it and `f` the activation.
+    fn dense_linear(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        #[extension_type] bias: Bias<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        let output = plain::dense_linear::<Self>(input, weight, bias);
+        plain::activate::<Self>(output, activation)
+    }
+
     /// `y = f((x vᵀ) uᵀ + bias)`, with `u [out, r]`, `v [r, in]` and `f` the activation.
     fn low_rank_linear(
         input: FloatTensor<Self>,

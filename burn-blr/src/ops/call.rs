@@ -11,6 +11,14 @@ use super::{Bias, BlrBackend};
 /// Operands come in the order of the trait's arguments, the bias last where there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
+    #[cfg_attr(
+        not(feature = "fusion"),
+        allow(dead_code, reason = "only fusion records it")
+    )]
+    Dense {
+        biased: bool,
+        activation: Activation,
+    },
     LowRank {
         biased: bool,
         activation: Activation,
@@ -54,6 +62,7 @@ impl Call {
     #[cfg(feature = "fusion")]
     pub(super) fn name(self) -> &'static str {
         match self {
+            Call::Dense { activation, .. } => named!("blr::dense_linear", activation),
             Call::LowRank { activation, .. } => named!("blr::low_rank_linear", activation),
             Call::LowRankBackward => "blr::low_rank_linear_backward",
             Call::Monarch {
@@ -82,6 +91,7 @@ impl Call {
     #[cfg(feature = "fusion")]
     pub(super) fn output_shapes(self, operands: &[Shape]) -> Vec<Shape> {
         match self {
+            Call::Dense { .. } => vec![Shape::new([operands[0][0], operands[1][1]])],
             Call::LowRank { .. } => vec![Shape::new([operands[0][0], operands[1][0]])],
             Call::Monarch { .. } => {
                 let left = &operands[2];
@@ -124,6 +134,7 @@ impl Call {
             Call::LowRankBackward
             | Call::MonarchBackward { .. }
             | Call::BlastBackward
+            | Call::Dense { .. }
             | Call::ExactProduct => unreachable!("{self:?} is not recorded by autodiff"),
         }
     }
@@ -131,6 +142,10 @@ impl Call {
     /// Runs the operation on backend `B`.
     pub(super) fn run<B: BlrBackend>(self, operands: Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> {
         match self {
+            Call::Dense { biased, activation } => {
+                let ([input, weight], bias) = with_bias::<B, 2>(self, operands, biased);
+                vec![B::dense_linear(input, weight, bias, activation)]
+            }
             Call::LowRank { biased, activation } => {
                 let ([input, u, v], bias) = with_bias::<B, 3>(self, operands, biased);
                 vec![B::low_rank_linear(input, u, v, bias, activation)]

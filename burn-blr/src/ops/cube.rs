@@ -3,14 +3,14 @@
 use burn::backend::cubecl::dtype_to_elem_type;
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::tensor::Shape;
+use burn::tensor::{DType, Shape};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
 use cubecl::prelude::TensorBinding;
 use cubecl_kernels::{
     Activation, BlastDims, KernelError, LowRankDims, MonarchDims, OutputOrder, Strategy, blast,
-    low_rank, matmul, monarch,
+    dense, low_rank, matmul, monarch,
 };
 
 use super::{Bias, BlrBackend, plain};
@@ -25,6 +25,39 @@ fn strategy() -> Strategy {
 }
 
 impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
+    fn dense_linear(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Bias<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        let plain = |input, weight, bias| {
+            let output = plain::dense_linear::<Self>(input, weight, bias);
+            plain::activate::<Self>(output, activation)
+        };
+        // Burn's products of f32 use tensor cores, in tf32, and ours do not.
+        if input.dtype == DType::F32 {
+            return plain(input, weight, bias);
+        }
+        let launch = || {
+            let (tokens, out_features) = (input.meta.shape()[0], weight.meta.shape()[1]);
+            let output = empty(&input, [tokens, out_features]);
+            let operands = dense::DenseForward {
+                input: binding(&input),
+                weight: binding(&weight),
+                bias: bias_binding(&bias),
+                activation,
+                output: binding(&output),
+            };
+            dense::forward(&input.client, operands, element(&input), &strategy())?;
+            Ok(output)
+        };
+        match served(launch()) {
+            Some(output) => output,
+            None => plain(input, weight, bias),
+        }
+    }
+
     fn low_rank_linear(
         input: FloatTensor<Self>,
         u: FloatTensor<Self>,

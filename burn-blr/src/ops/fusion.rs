@@ -4,14 +4,31 @@ use core::marker::PhantomData;
 
 use burn::backend::ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};
 use burn::backend::tensor::FloatTensor;
+use burn::tensor::DType;
 use burn_fusion::stream::{Operation, StreamId};
 use burn_fusion::{Fusion, FusionBackend, FusionRuntime};
 use cubecl_kernels::{Activation, OutputOrder};
 
 use super::call::Call;
-use super::{Bias, BlrBackend};
+use super::{Bias, BlrBackend, plain};
 
 impl<B: FusionBackend + BlrBackend> BlrBackend for Fusion<B> {
+    fn dense_linear(
+        input: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Bias<Self>,
+        activation: Activation,
+    ) -> FloatTensor<Self> {
+        // Burn's products of f32 use tensor cores, in tf32, and ours do not.
+        if input.dtype == DType::F32 {
+            let output = plain::dense_linear::<Self>(input, weight, bias);
+            return plain::activate::<Self>(output, activation);
+        }
+        let (operands, biased) = and_bias::<B>(vec![input, weight], bias);
+        let [output] = register::<B, 1>(Call::Dense { biased, activation }, operands);
+        output
+    }
+
     fn low_rank_linear(
         input: FloatTensor<Self>,
         u: FloatTensor<Self>,

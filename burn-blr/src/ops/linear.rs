@@ -6,6 +6,32 @@ use cubecl_kernels::{Activation, OutputOrder};
 
 use super::{Bias, BlrBackend, plain};
 
+/// `y = f(x W + bias)`, with `f` the activation.
+///
+/// Where `f32` operands are not, 16-bit ones are multiplied by the kernels of the structured products;
+/// those are fastest where the inputs of an output are contiguous, as in the transpose of `[out, in]`.
+///
+/// # Shapes
+///
+/// - `input`: `[..., in]`, any leading axes, also empty ones
+/// - `weight`: `[in, out]`, `bias`: `[out]`
+/// - output: `[..., out]`
+///
+/// # Panics
+///
+/// If the last axis of `input` is not that of `weight`.
+pub fn dense_linear<const D: usize>(
+    input: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    activation: Activation,
+) -> Tensor<D> {
+    let [in_features, out_features] = weight.dims();
+    over_tokens(input, in_features, out_features, |input| {
+        Dispatch::dense_linear(input, weight.into_dispatch(), into_bias(bias), activation)
+    })
+}
+
 /// `y = f((x vᵀ) uᵀ + bias)`, with `f` the activation.
 ///
 /// # Shapes

@@ -21,4 +21,6 @@ pub mod plain;
 pub use backend::{Bias, BlrBackend};
 #[cfg(feature = "cubecl")]
 pub(crate) use cube::served;
-pub use linear::{activate, blast_linear, exact_product, low_rank_linear, monarch_linear};
+pub use linear::{
+    activate, blast_linear, dense_linear, exact_product, low_rank_linear, monarch_linear,
+};

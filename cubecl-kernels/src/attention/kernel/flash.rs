@@ -144,6 +144,7 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
                     0usize,
                     comptime!(i % 4),
                     query_panel,
+                    Side::Lhs,
                 );
             }
         }
@@ -167,7 +168,7 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
             let panel = key_stages + stage + comptime!(((i / 4) * key_panel.bytes()) as u32);
             #[unroll]
             for j in 0..KEY_FRAGMENTS {
-                let pair = fragment(&key_lane, panel, j, comptime!(i % 4), key_panel);
+                let pair = fragment(&key_lane, panel, j, comptime!(i % 4), key_panel, Side::Rhs);
                 #[unroll]
                 for half in 0..2usize {
                     scores[comptime!(2 * j + half)] = multiply_add(
@@ -218,7 +219,14 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
             );
             #[unroll]
             for j in 0..feature_steps {
-                let pair = fragment(&value_lane, value_stages + stage, j, i, value_panel);
+                let pair = fragment(
+                    &value_lane,
+                    value_stages + stage,
+                    j,
+                    i,
+                    value_panel,
+                    Side::Rhs,
+                );
                 #[unroll]
                 for half in 0..2usize {
                     sums[comptime!(2 * j + half)] = multiply_add(

@@ -1,5 +1,7 @@
 //! Token after token, captured where the device can.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use burn::tensor::{Device, FloatDType};
 use burn_blr::Method;
 use models::{
@@ -52,6 +54,12 @@ fn likeliest(logits: &[f32]) -> Vec<u32> {
         .collect()
 }
 
+/// The tests of this file one at a time: see the top of this program.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Largest difference of logits that rounding explains.
 fn tolerance(dtype: FloatDType) -> f32 {
     match dtype {
@@ -101,6 +109,7 @@ fn check(model: &AnyLanguageModel, prompts: &[Vec<u32>], dtype: FloatDType, what
 
 #[test]
 fn steps_give_the_logits_of_the_whole_context() {
+    let _alone = alone();
     for device in devices() {
         for dtype in [FloatDType::F32, FloatDType::BF16] {
             for model in [llama(&device, dtype), gpt2(&device, dtype)] {
@@ -115,6 +124,7 @@ fn steps_give_the_logits_of_the_whole_context() {
 
 #[test]
 fn a_device_that_captures_graphs_captures_the_steps() {
+    let _alone = alone();
     for device in devices() {
         let model = llama(&device, FloatDType::BF16);
         let mut cache = model.cache(1, 40);
@@ -132,6 +142,7 @@ fn a_device_that_captures_graphs_captures_the_steps() {
 
 #[test]
 fn a_full_cache_and_unknown_ids_are_errors() {
+    let _alone = alone();
     for device in devices() {
         let model = llama(&device, FloatDType::F32);
         let mut cache = model.cache(1, 4);
@@ -156,7 +167,8 @@ fn a_full_cache_and_unknown_ids_are_errors() {
 }
 
 #[test]
-fn long_and_short_generations_agree() {
+fn captured_generations_agree_with_short_ones_that_are_not() {
+    let _alone = alone();
     // The long one captures its steps where the device can, the short one does not.
     for device in devices() {
         let model = llama(&device, FloatDType::F32);
@@ -165,6 +177,7 @@ fn long_and_short_generations_agree() {
             let options = GenerateOptions {
                 max_new_tokens: count,
                 ignore_end: true,
+                capture: true,
                 ..GenerateOptions::default()
             };
             let rows = generate_batch(&model, &prompts, &options, |_, _| true).unwrap();

@@ -1,0 +1,88 @@
+//! A dense layer on the kernels of the structured ones.
+//!
+//! What structured layers are compared with, and those layers of a network that stay dense.
+
+use cubecl::prelude::*;
+
+use crate::activation::Activation;
+use crate::context::{Context, tokens_of};
+use crate::error::KernelError;
+use crate::operand::View;
+use crate::product::{BiasView, PlannedProduct, ProductOperands, ProductProblem, TokenAxis};
+use crate::strategy::Strategy;
+
+/// Tensors of a forward pass. All may have any strides.
+#[derive(Clone, Debug)]
+pub struct DenseForward<R: Runtime> {
+    /// `[tokens, in]`.
+    pub input: TensorBinding<R>,
+    /// `[in, out]`; fastest where the inputs of an output are contiguous.
+    pub weight: TensorBinding<R>,
+    /// `[out]`.
+    pub bias: Option<TensorBinding<R>>,
+    /// Applied to each output.
+    pub activation: Activation,
+    /// Written, `[tokens, out]`.
+    pub output: TensorBinding<R>,
+}
+
+/// Computes `output = f(input · weight + bias)`, with `f` the activation.
+///
+/// Sums in `f32`. Launches one product, none for zero tokens.
+///
+/// # Errors
+///
+/// [`KernelError::Shape`] or [`KernelError::Buffer`] if a tensor is not as [`DenseForward`] says,
+/// [`KernelError::InvalidConfig`] if the output is broadcast, [`KernelError::Unavailable`] if the
+/// device can not run it. Nothing is launched then.
+pub fn forward<R: Runtime>(
+    client: &ComputeClient<R>,
+    operands: DenseForward<R>,
+    dtype: ElemType,
+    strategy: &Strategy,
+) -> Result<(), KernelError> {
+    let tokens = tokens_of(&operands.input);
+    let mut context = Context::new(client, dtype, strategy)?;
+    let DenseForward {
+        input,
+        weight,
+        bias,
+        activation,
+        output,
+    } = operands;
+    let size =
+        |binding: &TensorBinding<R>, axis: usize| binding.shape.get(axis).copied().unwrap_or(0);
+    let (in_features, out_features) = (size(&weight, 0), size(&weight, 1));
+    context.input("input", &input, &[tokens, in_features])?;
+    context.input("weight", &weight, &[in_features, out_features])?;
+    context.bias(&bias, out_features)?;
+    context.output("output", &output, &[tokens, out_features])?;
+    if tokens * out_features == 0 {
+        return Ok(());
+    }
+    let problem = ProductProblem {
+        batches: 1,
+        rows: tokens,
+        columns: out_features,
+        depth: in_features,
+        tokens: TokenAxis::Rows,
+        lhs: View::matrix(&input),
+        rhs: View::matrix(&weight),
+        out: View::matrix(&output),
+        split: None,
+        bias: bias.as_ref().map(|bias| BiasView {
+            batch: 0,
+            column: bias.strides[0],
+        }),
+        activation,
+    };
+    let planned = PlannedProduct::new(&context, problem)?;
+    let operands = ProductOperands {
+        lhs: input,
+        rhs: weight,
+        bias,
+        out: output,
+    };
+    planned.launch(&context, operands);
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! Dense products.
+
+use cubecl::prelude::*;
+use cubecl_kernels::dense::{DenseForward, forward};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use crate::harness::blocks::Blocks;
+use crate::harness::clients::on_every_device;
+use crate::harness::compare::{FORWARD, assert_close};
+use crate::harness::tensors::Layout;
+use crate::setting::Setting;
+
+on_every_device! {
+    forward_matches_reference_with_weights_along_inputs_and_along_outputs
+    forward_applies_the_activation_after_the_bias
+}
+
+fn check<R: Runtime>(
+    client: &ComputeClient<R>,
+    setting: Setting,
+    [tokens, inputs, outputs]: [usize; 3],
+    with_bias: bool,
+) {
+    let dtype = setting.dtype;
+    let rng = &mut StdRng::seed_from_u64(2);
+    let input = Blocks::random([1, tokens, inputs], dtype, rng);
+    let weight = Blocks::random([1, inputs, outputs], dtype, rng);
+    let bias = Blocks::random([1, 1, outputs], dtype, rng);
+    let output = setting.output(client, &[tokens, outputs]);
+    let operands = DenseForward {
+        input: setting.input(client, &[tokens, inputs], &input.values),
+        weight: setting.input(client, &[inputs, outputs], &weight.values),
+        bias: with_bias.then(|| setting.input(client, &[outputs], &bias.values)),
+        activation: setting.activation,
+        output: output.binding(),
+    };
+    if !setting.ran(forward(client, operands, dtype.elem(), &setting.strategy)) {
+        return;
+    }
+    let expected: Vec<f64> = (0..tokens * outputs)
+        .map(|n| {
+            let (token, column) = (n / outputs, n % outputs);
+            let terms = (0..inputs).map(|k| input.at(0, token, k) * weight.at(0, k, column));
+            terms.sum::<f64>() + if with_bias { bias.values[column] } else { 0.0 }
+        })
+        .collect();
+    let composed = input
+        .product(&weight, dtype)
+        .biased(with_bias.then_some(bias.values.as_slice()), dtype);
+    assert_close(
+        &format!("{setting:?} {tokens} x {inputs} x {outputs}, bias {with_bias}"),
+        &output.read(client),
+        &setting.expected(expected),
+        &setting.composed(composed.values),
+        FORWARD,
+    );
+}
+
+fn forward_matches_reference_with_weights_along_inputs_and_along_outputs<R: Runtime>(
+    client: &ComputeClient<R>,
+) {
+    let tensor_cores = Setting::tensor_cores().into_iter();
+    for setting in Setting::all().into_iter().chain(tensor_cores) {
+        for read in [Layout::Contiguous, Layout::Transposed] {
+            let setting = Setting { read, ..setting };
+            for (sizes, with_bias) in [
+                ([1, 64, 48], true),
+                ([5, 33, 17], false),
+                ([70, 96, 40], true),
+            ] {
+                // Tensors of 16 bits need rows of a multiple of four bytes on tensor cores.
+                let odd = sizes[1] % 2 == 1;
+                if odd
+                    && Setting::tensor_cores()
+                        .iter()
+                        .any(|cores| cores.strategy == setting.strategy)
+                {
+                    continue;
+                }
+                // Transposed tokens along with the weight: only the weight matters here.
+                check(client, setting, sizes, with_bias);
+            }
+        }
+    }
+}
+
+fn forward_applies_the_activation_after_the_bias<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::activated() {
+        check(client, setting, [40, 64, 64], true);
+    }
+}
