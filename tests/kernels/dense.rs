@@ -29,7 +29,11 @@ fn check<R: Runtime>(
     let bias = Blocks::random([1, 1, outputs], dtype, rng);
     let output = setting.output(client, &[tokens, outputs]);
     let operands = DenseForward {
-        input: setting.input(client, &[tokens, inputs], &input.values),
+        input: Setting {
+            read: Layout::Contiguous,
+            ..setting
+        }
+        .input(client, &[tokens, inputs], &input.values),
         weight: setting.input(client, &[inputs, outputs], &weight.values),
         bias: with_bias.then(|| setting.input(client, &[outputs], &bias.values)),
         activation: setting.activation,
@@ -78,7 +82,6 @@ fn forward_matches_reference_with_weights_along_inputs_and_along_outputs<R: Runt
                 {
                     continue;
                 }
-                // Transposed tokens along with the weight: only the weight matters here.
                 check(client, setting, sizes, with_bias);
             }
         }
