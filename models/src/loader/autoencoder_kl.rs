@@ -18,9 +18,9 @@
 
 use std::path::Path;
 
-use burn::module::Param;
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{Device, FloatDType};
+use burn_blr::init::parameter;
 use burn_blr::{BlrLinear, Structure};
 use serde_json::Value;
 
@@ -136,8 +136,8 @@ impl<W: Weights> Builder<'_, W> {
         let weight = self.weights.kernel(&format!("{name}.weight"), shape)?;
         let bias = self.weights.bias(&format!("{name}.bias"), outputs)?;
         Ok(Convolution {
-            weight: Param::from_tensor(weight),
-            bias: Param::from_tensor(bias),
+            weight: parameter(weight),
+            bias: parameter(bias),
         })
     }
 
