@@ -28,8 +28,8 @@ use crate::common::Positions;
 use crate::gpt2::{Gpt2, Gpt2Block, Gpt2Config};
 use crate::layer::planned;
 use crate::{
-    Attention, Checkpoint, FactorNames, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue,
-    WeightLayout, linear_layers as all_layers,
+    Attention, Checkpoint, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue, WeightLayout,
+    linear_layers as all_layers,
 };
 
 /// Linear layers per block, in the order of [`Gpt2Config::linear_layers`].
@@ -68,14 +68,9 @@ impl Gpt2Config {
             ("mlp.c_proj", inner, embd),
         ];
         let layers = (0..self.n_layer).flat_map(|n| {
-            block.map(|(name, in_features, out_features)| LinearLayer {
-                name: format!("{prefix}h.{n}.{name}"),
-                in_features,
-                out_features,
-                layout: WeightLayout::InOut,
-                has_bias: true,
-                structure: burn_blr::Structure::Dense,
-                factors: FactorNames::Blr,
+            block.map(|(name, in_features, out_features)| {
+                let name = format!("{prefix}h.{n}.{name}");
+                LinearLayer::dense(name, in_features, out_features, WeightLayout::InOut, true)
             })
         });
         layers.collect()
