@@ -4,11 +4,17 @@
 //! `cargo run --release --example onnx -- 0.5` keeps half of the parameters of its layers.
 //!
 //! `digits.rs` and `digits.bpk` are what `convert/` makes of `digits.onnx`; `export.py` made that and
-//! `digits.safetensors`, images with the logits that onnxruntime computes for them.
+//! `digits.safetensors`, images with the logits that onnxruntime computes for them. To make them anew, in this folder:
+//! `cargo run --manifest-path convert/Cargo.toml -- digits.onnx .`
 
 #![allow(clippy::print_stdout, reason = "an example prints what it found")]
 
-#[allow(clippy::all, clippy::unwrap_used, reason = "generated")]
+#[allow(
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::unwrap_used,
+    reason = "generated"
+)]
 #[rustfmt::skip]
 mod digits;
 

@@ -1,6 +1,7 @@
 //! Burn code with exchangeable linear layers from an ONNX file.
 //!
 //! `onnx-to-blr MODEL.onnx OUT_DIR` writes `OUT_DIR/MODEL.rs` and its weights, `OUT_DIR/MODEL.bpk`.
+//! Where burn-onnx cannot read a file, it says why in a panic.
 
 mod exchangeable;
 
