@@ -5,7 +5,7 @@
 use burn::backend::Cuda;
 #[cfg(feature = "cuda")]
 use burn::tensor::Bytes;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 #[cfg(feature = "cuda")]
 use burn_cubecl::CubeBackend;
 #[cfg(feature = "cuda")]
@@ -35,6 +35,14 @@ pub fn device_count() -> usize {
         }
     }
     0
+}
+
+/// The first CUDA device, where one answers.
+pub fn first_device() -> Option<Device> {
+    #[cfg(feature = "cuda")]
+    return (device_count() > 0).then(|| Device::cuda(0));
+    #[cfg(not(feature = "cuda"))]
+    None
 }
 
 /// Name of CUDA device `index`, such as `NVIDIA H100 80GB HBM3`, where it answers.

@@ -1,4 +1,4 @@
-//! Initial distributions of the factors.
+//! Parameters, and the initial distributions of the factors.
 //!
 //! Each product starts out like Burn's dense layer, whose weights are uniform in
 //! `±1/√in`: an output feature has variance `1/3` for inputs of variance one. The first factor
@@ -8,8 +8,19 @@
 //! For BLAST the couplings are uniform in `[0, 2]`: mean one, so that training starts near low-rank,
 //! and mean square `4/3`, which `V` makes up for.
 
-use burn::module::{Initializer, Param};
+use burn::module::{Initializer, Param, ParamId};
 use burn::tensor::{Device, Tensor};
+
+/// A parameter with the value of `tensor`, which gets gradients once its module is moved to autodiff
+/// with `train`.
+///
+/// [`Param::from_tensor`] asks the tensor whether it gets gradients, and one that is not on an
+/// autodiff device says no: `train` would leave such a parameter frozen.
+pub fn parameter<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
+    let (device, shape) = (tensor.device(), tensor.shape());
+    let value = move |_: &Device, require_grad| tensor.set_require_grad(require_grad);
+    Param::uninitialized(ParamId::new(), value, device, true, shape)
+}
 
 /// Entries of the factor next to the output, over `rank` summands.
 pub(crate) fn last(rank: usize) -> Initializer {

@@ -47,11 +47,7 @@ impl Vit {
         top: usize,
     ) -> Result<Vec<Vec<Classification>>, ModelError> {
         if top == 0 {
-            return Err(ModelError::InvalidOption {
-                option: "top",
-                found: top.to_string(),
-                expected: "at least 1",
-            });
+            return Err(ModelError::invalid_option("top", top, "at least 1"));
         }
         let scores: Vec<f32> = self.forward(pixels)?.try_into_vec_as()?;
         let rows = scores.chunks(self.config().num_labels);

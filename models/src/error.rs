@@ -488,17 +488,6 @@ pub enum ModelError {
         found: &'static str,
     },
 
-    /// What the caller says of a file that is imported does not fit it.
-    #[error("`{option}` is {found}; expected {expected}")]
-    ImportOption {
-        /// The option.
-        option: &'static str,
-        /// Its value.
-        found: String,
-        /// What it should be.
-        expected: String,
-    },
-
     /// The directory to make is there already.
     #[error("{}: exists already; expected a path that does not", .path.display())]
     OutputExists {
@@ -592,7 +581,7 @@ pub enum ModelError {
         /// Its value.
         found: String,
         /// What it should be.
-        expected: &'static str,
+        expected: String,
     },
 
     /// The model returned a logit that is not a number.
@@ -611,6 +600,19 @@ impl ModelError {
         Self::UnsupportedDtype {
             device: format!("{device:?}"),
             dtype: dtype.name(),
+        }
+    }
+
+    /// The error for an option whose value cannot be used.
+    pub(crate) fn invalid_option(
+        option: &'static str,
+        found: impl ToString,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::InvalidOption {
+            option,
+            found: found.to_string(),
+            expected: expected.into(),
         }
     }
 }

@@ -178,6 +178,24 @@ impl Gpt2 {
     ///
     /// The layers are named as in a checkpoint, `transformer.h.0.attn.c_attn` and so on.
     ///
+    /// ```
+    /// use burn::tensor::{Device, FloatDType};
+    /// use burn_blr::Method;
+    /// use models::{Gpt2, Gpt2Config, LanguageModel, Plan};
+    ///
+    /// # fn main() -> Result<(), models::ModelError> {
+    /// # let small = Gpt2Config { vocab_size: 96, n_embd: 48, n_layer: 2, ..Gpt2Config::gpt2_small() };
+    /// let config = Gpt2Config::gpt2_small();
+    /// # let config = small;
+    /// let plan = Plan::keep(Method::Blast, 0.5); // or Plan::preset("gpt2s", Method::Blast)?
+    /// let model = Gpt2::init(&config, Some(&plan), &Device::flex(), FloatDType::F32)?;
+    ///
+    /// let logits = model.forward(model.input_ids(&[1u32, 2, 3], 1)?)?;
+    /// assert_eq!(logits.dims(), [1, 3, config.vocab_size]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Those of [`Plan::resolve`]; [`ModelError::UnsupportedDtype`] if the device cannot compute in

@@ -52,6 +52,25 @@ pub struct LinearLayer {
 }
 
 impl LinearLayer {
+    /// A layer that was not replaced.
+    pub(crate) fn dense(
+        name: impl Into<String>,
+        in_features: usize,
+        out_features: usize,
+        layout: WeightLayout,
+        has_bias: bool,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            in_features,
+            out_features,
+            layout,
+            has_bias,
+            structure: Structure::Dense,
+            factors: FactorNames::Blr,
+        }
+    }
+
     /// Name of the dense weight, `P.weight`.
     pub fn weight_name(&self) -> String {
         format!("{}.weight", self.name)

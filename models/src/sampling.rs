@@ -31,22 +31,21 @@ impl Sampler {
         top_p: Option<f64>,
         seed: u64,
     ) -> Result<Self, ModelError> {
-        let invalid = |option, found: String, expected| ModelError::InvalidOption {
-            option,
-            found,
-            expected,
-        };
         if !(temperature.is_finite() && temperature >= 0.0) {
             let expected = "zero or a positive number";
-            return Err(invalid("temperature", temperature.to_string(), expected));
+            return Err(ModelError::invalid_option(
+                "temperature",
+                temperature,
+                expected,
+            ));
         }
         if top_k == Some(0) {
-            return Err(invalid("top-k", String::from("0"), "a positive number"));
+            return Err(ModelError::invalid_option("top-k", 0, "a positive number"));
         }
         let top_p = top_p.unwrap_or(1.0);
         if !(top_p > 0.0 && top_p <= 1.0) {
             let expected = "a number above 0 and at most 1";
-            return Err(invalid("top-p", top_p.to_string(), expected));
+            return Err(ModelError::invalid_option("top-p", top_p, expected));
         }
         Ok(Self {
             temperature,

@@ -52,11 +52,8 @@ pub fn text_loss<M: LanguageModel>(
         return Err(ModelError::TooFewTokens { found, min: 2 });
     }
     if batch == 0 {
-        return Err(ModelError::InvalidOption {
-            option: "batch",
-            found: String::from("0"),
-            expected: "at least one window at a time",
-        });
+        let expected = "at least one window at a time";
+        return Err(ModelError::invalid_option("batch", 0, expected));
     }
     let (full, rest) = tokens.split_at(tokens.len() / length * length);
     let total_windows = full.len() / length + usize::from(rest.len() >= 2);

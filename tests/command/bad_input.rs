@@ -207,6 +207,18 @@ fn flags_that_are_not_understood() {
 }
 
 #[test]
+fn heads_that_do_not_divide_the_width() {
+    let place = Place::new();
+    let path = place.source().join("config.json");
+    let mut config = read_json(&path);
+    config["n_head"] = 7.into();
+    fs::write(&path, config.to_string()).unwrap();
+    let width = format!("a divisor of n_embd {}", config["n_embd"]);
+    place.refuses_to_compress(&LOW_RANK, &["config.json", "`n_head` is 7", &width]);
+    place.refuses(&["inspect", text(&place.source())], &["`n_head` is 7"]);
+}
+
+#[test]
 fn a_directory_that_is_no_checkpoint() {
     let place = Place::new();
     let config = fs::read_to_string(place.source().join("config.json")).unwrap();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::forward::output;
-use crate::run::{blr, read_json, repository, text};
+use crate::run::{blr, copy_checkpoint, read_json, refuses, repository, text};
 use crate::safetensors_by_hand::{dense, read};
 
 fn case(name: &str) -> PathBuf {
@@ -28,21 +28,6 @@ fn error(checkpoint: &Path, inputs: &Path) -> f64 {
     let expected = &read(inputs)["sample"];
     assert_eq!(found.shape, expected.shape);
     difference(&found.values, &expected.values)
-}
-
-/// Runs, and checks that one line with these parts is the only complaint.
-fn refuses(arguments: &[&str], parts: &[&str]) {
-    let finished = blr(arguments);
-    assert_eq!(finished.code, Some(2), "{arguments:?}: {}", finished.stderr);
-    assert_eq!(finished.stdout, "", "{arguments:?}");
-    assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
-    for part in parts {
-        assert!(
-            finished.stderr.contains(part),
-            "{part} is not in {}",
-            finished.stderr
-        );
-    }
 }
 
 #[test]
@@ -264,6 +249,13 @@ fn what_cannot_be_drawn_or_run_is_refused_in_one_line() {
     );
     let llama = repository().join("tests/reference/llama/mha");
     sample(&llama, &["--class", "1"], &["llama model", "dit model"]);
+    let broken = folder.path().join("broken");
+    copy_checkpoint(&latent, &broken);
+    let mut config = read_json(&broken.join("config.json"));
+    config["num_heads"] = 5.into();
+    std::fs::write(broken.join("config.json"), config.to_string()).unwrap();
+    let heads = ["`num_heads` is 5", "a divisor of hidden_size 48"];
+    sample(&broken, &["--class", "1"], &heads);
     let nowhere = folder.path().join("none/grid.png");
     let arguments = ["sample", text(&latent), "--class", "1", "--out"];
     refuses(&[&arguments[..], &[text(&nowhere)]].concat(), &["--out"]);

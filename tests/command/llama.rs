@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::forward::logits;
-use crate::run::{blr, llama_with_tokenizer, read_json, repository, text};
+use crate::run::{blr, llama_with_tokenizer, read_json, refuses, repository, text};
 use crate::safetensors_by_hand::{dense, read};
 
 fn compress(source: &Path, out: &Path, flags: &[&str]) {
@@ -178,21 +178,6 @@ fn several_prompts_are_continued_as_they_are_alone() {
             }
             assert!(stdout.contains(printed.trim_end()), "{stdout}");
         }
-    }
-}
-
-/// Runs, and checks that one line with these parts is the only complaint.
-fn refuses(arguments: &[&str], parts: &[&str]) {
-    let finished = blr(arguments);
-    assert_eq!(finished.code, Some(2), "{arguments:?}: {}", finished.stderr);
-    assert_eq!(finished.stdout, "", "{arguments:?}");
-    assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
-    for part in parts {
-        assert!(
-            finished.stderr.contains(part),
-            "{part} is not in {}",
-            finished.stderr
-        );
     }
 }
 

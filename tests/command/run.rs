@@ -65,6 +65,11 @@ impl Finished {
     }
 }
 
+/// Runs, and fails unless that is refused as [`Finished::expect_refusal`] says.
+pub fn refuses(arguments: &[&str], parts: &[&str]) {
+    blr(arguments).expect_refusal(parts);
+}
+
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rstest::rstest;
 
 use crate::forward::logits;
-use crate::run::{blr, copy_checkpoint, read_json, repository, text};
+use crate::run::{blr, copy_checkpoint, read_json, refuses, repository, text};
 use crate::safetensors_by_hand::{Tensor, dense, read};
 
 fn case(name: &str) -> PathBuf {
@@ -28,26 +28,6 @@ fn difference(found: &Tensor, expected: &Tensor) -> f64 {
     assert_eq!(found.shape, expected.shape);
     let pairs = found.values.iter().zip(&expected.values);
     pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
-}
-
-/// Checks what a command that should be refused says.
-fn refuses(arguments: &[&str], parts: &[&str]) {
-    let finished = blr(arguments);
-    assert_eq!(finished.code, Some(2), "{arguments:?}: {}", finished.stderr);
-    assert_eq!(finished.stdout, "");
-    assert_eq!(
-        finished.stderr.trim().lines().count(),
-        1,
-        "{}",
-        finished.stderr
-    );
-    for part in parts {
-        assert!(
-            finished.stderr.contains(part),
-            "{part}: {}",
-            finished.stderr
-        );
-    }
 }
 
 /// The dense weight that a layer stands for, its parts one below the other.

@@ -1,5 +1,5 @@
-use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, FloatDType, Gradients, Tensor};
 use burn_blr::{
     BlastLinear, BlrError, BlrLinear, LowRankLinear, MonarchLinear, OutputOrder, Structure, ops,
 };
@@ -72,6 +72,65 @@ fn counts_are_those_of_the_module() {
     let dense = BlrLinear::init(Structure::Dense, 8, 6, true, &device).unwrap();
     assert_eq!((dense.parameters(), dense.flops(2)), (54, 2 * (2 * 48 + 6)));
     assert_eq!(dense.compression_ratio(), 1.0);
+}
+
+#[test]
+fn a_layer_takes_the_bias_of_another_and_refuses_one_of_another_length() {
+    let device = Device::flex();
+    for (structure, in_features, out_features) in structures() {
+        let layer = BlrLinear::init(structure, in_features, out_features, false, &device).unwrap();
+        assert!(layer.bias().is_none());
+        let input = Tensor::<2>::ones([3, in_features], &device);
+        let bias = Tensor::<1>::ones([out_features], &device) * 2.5;
+        let without = layer.forward(input.clone());
+        let biased = layer.with_bias(Some(bias.clone())).unwrap();
+        assert_eq!(biased.bias().unwrap().into_data(), bias.into_data());
+        let difference = biased.forward(input) - without;
+        let (found, _) = values(difference);
+        assert!(found.iter().all(|value| (value - 2.5).abs() < 1e-4));
+        let longer = Tensor::<1>::ones([out_features + 1], &device);
+        let refused = biased.clone().with_bias(Some(longer)).map(drop);
+        assert!(
+            matches!(refused, Err(BlrError::FactorShape { factor: "bias", .. })),
+            "{refused:?}"
+        );
+        assert!(!biased.with_bias(None).unwrap().has_bias());
+    }
+}
+
+#[test]
+fn layers_made_on_a_plain_device_get_gradients_once_they_are_trained() {
+    let device = Device::flex();
+    for (structure, in_features, out_features) in structures() {
+        let made = BlrLinear::random(
+            structure,
+            in_features,
+            out_features,
+            true,
+            FloatDType::F32,
+            &device,
+        );
+        let layer = made.unwrap().train();
+        let output = layer.forward(Tensor::<2>::ones(
+            [3, in_features],
+            &device.clone().autodiff(),
+        ));
+        let gradients = output.sum().backward();
+        let mut missing = Vec::new();
+        layer.visit(&mut WithoutGradient(&gradients, &mut missing));
+        assert!(missing.is_empty(), "{structure}: {missing:?}");
+    }
+}
+
+/// Collects the shapes of the parameters that got no gradient.
+struct WithoutGradient<'a>(&'a Gradients, &'a mut Vec<Vec<usize>>);
+
+impl ModuleVisitor for WithoutGradient<'_> {
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        if parameter.val().grad(self.0).is_none() {
+            self.1.push(parameter.dims().to_vec());
+        }
+    }
 }
 
 #[test]

@@ -80,9 +80,9 @@ impl BlastLinear {
         Structure::Blast { blocks, rank }.validate(blocks * block_in, blocks * block_out)?;
         let bias = bias_param(bias, blocks * block_out)?;
         Ok(Self {
-            u: Param::from_tensor(u),
-            s: Param::from_tensor(s),
-            v: Param::from_tensor(v),
+            u: init::parameter(u),
+            s: init::parameter(s),
+            v: init::parameter(v),
             bias,
         })
     }

@@ -2,11 +2,12 @@ use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
+use super::factor::bias_param;
 use super::{
     BlastLinear, BlastLinearConfig, LowRankLinear, LowRankLinearConfig, MonarchLinear,
     MonarchLinearConfig,
 };
-use crate::{Activation, BlrError, OutputOrder, Structure, ops};
+use crate::{Activation, BlrError, OutputOrder, Structure, init, ops};
 
 /// A linear layer that is dense, low-rank, Monarch or BLAST, so that a model is written once.
 #[derive(Module, Debug)]
@@ -23,6 +24,12 @@ pub enum BlrLinear {
     Monarch(MonarchLinear),
     /// Blocks `U_j diag(S_ji) V_i`.
     Blast(BlastLinear),
+}
+
+impl From<Linear> for BlrLinear {
+    fn from(layer: Linear) -> Self {
+        BlrLinear::Dense(layer)
+    }
 }
 
 impl BlrLinear {
@@ -69,8 +76,8 @@ impl BlrLinear {
     /// A dense layer from a weight `[in, out]`, as Burn's layer holds it, and a bias `[out]`.
     pub fn dense(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
         BlrLinear::Dense(Linear {
-            weight: Param::from_tensor(weight),
-            bias: bias.map(Param::from_tensor),
+            weight: init::parameter(weight),
+            bias: bias.map(init::parameter),
         })
     }
 
@@ -147,11 +154,37 @@ impl BlrLinear {
 
     /// Whether a bias is added.
     pub fn has_bias(&self) -> bool {
+        self.bias_param().is_some()
+    }
+
+    /// The bias, `[out]`, where one is added.
+    pub fn bias(&self) -> Option<Tensor<1>> {
+        self.bias_param().map(Param::val)
+    }
+
+    /// The same layer with the bias `[out]`, or with none.
+    ///
+    /// # Errors
+    ///
+    /// [`BlrError::FactorShape`] if the bias has another length.
+    pub fn with_bias(mut self, bias: Option<Tensor<1>>) -> Result<Self, BlrError> {
+        let (_, out_features) = self.features();
+        let bias = bias_param(bias, out_features)?;
+        match &mut self {
+            BlrLinear::Dense(layer) => layer.bias = bias,
+            BlrLinear::LowRank(layer) => layer.bias = bias,
+            BlrLinear::Monarch(layer) => layer.bias = bias,
+            BlrLinear::Blast(layer) => layer.bias = bias,
+        }
+        Ok(self)
+    }
+
+    fn bias_param(&self) -> Option<&Param<Tensor<1>>> {
         match self {
-            BlrLinear::Dense(layer) => layer.bias.is_some(),
-            BlrLinear::LowRank(layer) => layer.bias.is_some(),
-            BlrLinear::Monarch(layer) => layer.bias.is_some(),
-            BlrLinear::Blast(layer) => layer.bias.is_some(),
+            BlrLinear::Dense(layer) => layer.bias.as_ref(),
+            BlrLinear::LowRank(layer) => layer.bias.as_ref(),
+            BlrLinear::Monarch(layer) => layer.bias.as_ref(),
+            BlrLinear::Blast(layer) => layer.bias.as_ref(),
         }
     }
 

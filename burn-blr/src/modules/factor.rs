@@ -1,9 +1,9 @@
-//! Checks shared by the layers' `from_factors`.
+//! Checks of the factors and biases that callers give to the layers.
 
 use burn::module::Param;
 use burn::tensor::Tensor;
 
-use crate::BlrError;
+use crate::{BlrError, init};
 
 /// Checks that a factor has the shape the others ask for.
 pub(super) fn expect_shape<const D: usize>(
@@ -31,7 +31,7 @@ pub(super) fn bias_param(
         None => Ok(None),
         Some(bias) => {
             expect_shape("bias", &bias, [out_features])?;
-            Ok(Some(Param::from_tensor(bias)))
+            Ok(Some(init::parameter(bias)))
         }
     }
 }

@@ -68,8 +68,8 @@ impl LowRankLinear {
         Structure::LowRank { rank }.validate(in_features, out_features)?;
         let bias = bias_param(bias, out_features)?;
         Ok(Self {
-            u: Param::from_tensor(u),
-            v: Param::from_tensor(v),
+            u: init::parameter(u),
+            v: init::parameter(v),
             bias,
         })
     }

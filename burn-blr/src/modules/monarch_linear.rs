@@ -98,8 +98,8 @@ impl MonarchLinear {
         .validate(blocks * block_in, blocks * block_out)?;
         let bias = bias_param(bias, blocks * block_out)?;
         Ok(Self {
-            right: Param::from_tensor(right),
-            left: Param::from_tensor(left),
+            right: init::parameter(right),
+            left: init::parameter(left),
             bias,
             order,
         })

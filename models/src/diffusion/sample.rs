@@ -62,11 +62,8 @@ pub fn sample_images(
     let config = model.config();
     check_classes(&options.classes, config.num_classes)?;
     if options.classes.is_empty() {
-        return Err(ModelError::InvalidOption {
-            option: "class",
-            found: String::from("not given"),
-            expected: "at least one class",
-        });
+        let expected = "at least one class";
+        return Err(ModelError::invalid_option("class", "not given", expected));
     }
     let (channels, size) = (config.in_channels, config.input_size);
     let pixels = channels * size * size;
@@ -126,11 +123,7 @@ impl<'a> Trajectory<'a> {
     ) -> Result<Self, ModelError> {
         let guidance = options.guidance;
         if !guidance.is_finite() {
-            return Err(ModelError::InvalidOption {
-                option: "guidance",
-                found: guidance.to_string(),
-                expected: "a number",
-            });
+            return Err(ModelError::invalid_option("guidance", guidance, "a number"));
         }
         let mut labels = classes.to_vec();
         if guidance != 1.0 {

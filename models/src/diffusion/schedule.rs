@@ -67,11 +67,7 @@ impl DiffusionSchedule {
     /// [`ModelError::InvalidOption`] if `steps` is zero or more than [`TRAINING_STEPS`].
     pub fn new(steps: usize) -> Result<Self, ModelError> {
         if !(1..=TRAINING_STEPS).contains(&steps) {
-            return Err(ModelError::InvalidOption {
-                option: "steps",
-                found: steps.to_string(),
-                expected: "1 to 1000",
-            });
+            return Err(ModelError::invalid_option("steps", steps, "1 to 1000"));
         }
         let stride = match steps {
             1 => 1.0,

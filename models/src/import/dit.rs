@@ -40,7 +40,7 @@ type Tensors = BTreeMap<String, TensorData>;
 /// [`ModelError::OutputExists`]; [`ModelError::Io`] and [`ModelError::NotPytorch`] for a file that
 /// cannot be read; [`ModelError::MissingTensor`], [`ModelError::TensorShape`],
 /// [`ModelError::UnusedTensor`] and [`ModelError::NotReadAsFloat`] for one that holds another model;
-/// [`ModelError::ImportOption`] for options that do not fit it. Nothing is left behind then.
+/// [`ModelError::InvalidOption`] for options that do not fit it. Nothing is left behind then.
 pub fn import_dit(
     file: &Path,
     out: &Path,
@@ -143,29 +143,24 @@ fn configuration(
     let depth = (0..)
         .take_while(|n| tensors.contains_key(&format!("blocks.{n}.attn.qkv.weight")))
         .count();
-    let option = |option, found: String, expected: String| ModelError::ImportOption {
-        option,
-        found,
-        expected,
-    };
     let image_size = match in_channels {
         4 => input_size * LATENT_SCALE,
         _ => input_size,
     };
     if let Some(found) = options.image_size.filter(|&found| found != image_size) {
         let expected = format!("{image_size}: the file has positions for {side} x {side} patches");
-        return Err(option("image-size", found.to_string(), expected));
+        return Err(ModelError::invalid_option("image-size", found, expected));
     }
     let heads = options
         .num_heads
         .or_else(|| DitConfig::published_heads(hidden_size));
     let Some(num_heads) = heads else {
         let expected = format!("a number: no model of the paper has the width {hidden_size}");
-        return Err(option("heads", String::from("not given"), expected));
+        return Err(ModelError::invalid_option("heads", "not given", expected));
     };
     if num_heads == 0 || !hidden_size.is_multiple_of(num_heads) {
         let expected = format!("a divisor of the width {hidden_size}");
-        return Err(option("heads", num_heads.to_string(), expected));
+        return Err(ModelError::invalid_option("heads", num_heads, expected));
     }
     Ok(DitConfig {
         input_size,

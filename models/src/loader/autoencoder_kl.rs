@@ -18,10 +18,10 @@
 
 use std::path::Path;
 
-use burn::module::Param;
 use burn::nn::{GroupNorm, GroupNormConfig};
 use burn::tensor::{Device, FloatDType};
-use burn_blr::{BlrLinear, Structure};
+use burn_blr::BlrLinear;
+use burn_blr::init::parameter;
 use serde_json::Value;
 
 use super::{WeightReader, Weights};
@@ -30,7 +30,7 @@ use crate::autoencoder_kl::{
     UpBlock,
 };
 use crate::checkpoint::{StoredTensors, read_json};
-use crate::{FactorNames, LinearLayer, ModelError, WeightFile, WeightLayout};
+use crate::{LinearLayer, ModelError, WeightFile, WeightLayout};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
@@ -136,8 +136,8 @@ impl<W: Weights> Builder<'_, W> {
         let weight = self.weights.kernel(&format!("{name}.weight"), shape)?;
         let bias = self.weights.bias(&format!("{name}.bias"), outputs)?;
         Ok(Convolution {
-            weight: Param::from_tensor(weight),
-            bias: Param::from_tensor(bias),
+            weight: parameter(weight),
+            bias: parameter(bias),
         })
     }
 
@@ -190,14 +190,8 @@ impl<W: Weights> Builder<'_, W> {
     }
 
     fn linear(&mut self, name: &str, channels: usize) -> Result<BlrLinear, ModelError> {
-        self.weights.linear(&LinearLayer {
-            name: format!("{ATTENTION}.{name}"),
-            in_features: channels,
-            out_features: channels,
-            layout: WeightLayout::OutIn,
-            has_bias: true,
-            structure: Structure::Dense,
-            factors: FactorNames::Blr,
-        })
+        let (name, layout) = (format!("{ATTENTION}.{name}"), WeightLayout::OutIn);
+        let layer = LinearLayer::dense(name, channels, channels, layout, true);
+        self.weights.linear(&layer)
     }
 }

@@ -21,14 +21,13 @@
 //! have no weights.
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use burn_blr::Structure;
 
 use super::{RandomWeights, WeightReader, Weights};
 use crate::dit::{Dit, DitBlock, DitConfig, DitFinalLayer, TIMESTEP_FEATURES, TimestepEmbedding};
 use crate::layer::planned;
 use crate::{
-    Activation, Attention, Checkpoint, FactorNames, Family, LinearLayer, Mlp, ModelError,
-    PatchEmbedding, Plan, QueryKeyValue, WeightLayout, linear_layers as all_layers,
+    Activation, Attention, Checkpoint, Family, LinearLayer, Mlp, ModelError, PatchEmbedding, Plan,
+    QueryKeyValue, WeightLayout, linear_layers as all_layers,
 };
 
 /// Linear layers per block, in the order of [`DitConfig::linear_layers`].
@@ -55,7 +54,7 @@ impl DitConfig {
         ];
         let layers = (0..self.depth).flat_map(|n| {
             block.map(|(name, in_features, out_features)| {
-                dense(&format!("blocks.{n}.{name}"), in_features, out_features)
+                dense(format!("blocks.{n}.{name}"), in_features, out_features)
             })
         });
         layers.collect()
@@ -63,16 +62,8 @@ impl DitConfig {
 }
 
 /// A dense layer with a bias.
-fn dense(name: &str, in_features: usize, out_features: usize) -> LinearLayer {
-    LinearLayer {
-        name: name.to_string(),
-        in_features,
-        out_features,
-        layout: WeightLayout::OutIn,
-        has_bias: true,
-        structure: Structure::Dense,
-        factors: FactorNames::Blr,
-    }
+fn dense(name: impl Into<String>, in_features: usize, out_features: usize) -> LinearLayer {
+    LinearLayer::dense(name, in_features, out_features, WeightLayout::OutIn, true)
 }
 
 /// Loads the model, strictly by the table above.

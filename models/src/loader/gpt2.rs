@@ -27,7 +27,7 @@ use crate::common::Positions;
 use crate::gpt2::{Gpt2, Gpt2Config};
 use crate::layer::planned;
 use crate::{
-    Attention, Checkpoint, FactorNames, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue,
+    Attention, Checkpoint, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue,
     TransformerBlock, WeightLayout, linear_layers as all_layers,
 };
 
@@ -67,14 +67,9 @@ impl Gpt2Config {
             ("mlp.c_proj", inner, embd),
         ];
         let layers = (0..self.n_layer).flat_map(|n| {
-            block.map(|(name, in_features, out_features)| LinearLayer {
-                name: format!("{prefix}h.{n}.{name}"),
-                in_features,
-                out_features,
-                layout: WeightLayout::InOut,
-                has_bias: true,
-                structure: burn_blr::Structure::Dense,
-                factors: FactorNames::Blr,
+            block.map(|(name, in_features, out_features)| {
+                let name = format!("{prefix}h.{n}.{name}");
+                LinearLayer::dense(name, in_features, out_features, WeightLayout::InOut, true)
             })
         });
         layers.collect()

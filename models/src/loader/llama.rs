@@ -33,8 +33,8 @@ use crate::common::Positions;
 use crate::layer::planned;
 use crate::llama::{Llama, LlamaConfig};
 use crate::{
-    Attention, Checkpoint, FactorNames, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue,
-    Rotary, SeparateQueryKeyValue, TransformerBlock, WeightLayout, linear_layers as all_layers,
+    Attention, Checkpoint, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue, Rotary,
+    SeparateQueryKeyValue, TransformerBlock, WeightLayout, linear_layers as all_layers,
 };
 
 /// Linear layers per block, in the order of [`LlamaConfig::linear_layers`].
@@ -82,14 +82,10 @@ impl LlamaConfig {
             ("mlp.down_proj", inner, hidden, mlp_bias),
         ];
         let layers = (0..self.num_hidden_layers).flat_map(|n| {
-            block.map(|(name, in_features, out_features, has_bias)| LinearLayer {
-                name: format!("{prefix}layers.{n}.{name}"),
-                in_features,
-                out_features,
-                layout: WeightLayout::OutIn,
-                has_bias,
-                structure: burn_blr::Structure::Dense,
-                factors: FactorNames::Blr,
+            block.map(|(name, in_features, out_features, has_bias)| {
+                let name = format!("{prefix}layers.{n}.{name}");
+                let layout = WeightLayout::OutIn;
+                LinearLayer::dense(name, in_features, out_features, layout, has_bias)
             })
         });
         layers.collect()

@@ -3,6 +3,7 @@
 use burn::module::Param;
 use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor};
 use burn_blr::BlrLinear;
+use burn_blr::init::parameter;
 
 use super::Weights;
 use crate::{LinearLayer, ModelError};
@@ -42,17 +43,17 @@ impl Weights for RandomWeights {
     ) -> Result<Param<Tensor<D>>, ModelError> {
         let options = (&self.device, DType::from(self.dtype));
         let tensor = Tensor::random(shape, Distribution::Normal(0.0, STD), options);
-        Ok(Param::from_tensor(tensor))
+        Ok(parameter(tensor))
     }
 
     fn norm_scale(&mut self, _name: &str, features: usize) -> Result<Param<Tensor<1>>, ModelError> {
         let ones = Tensor::ones([features], (&self.device, DType::F32));
-        Ok(Param::from_tensor(ones))
+        Ok(parameter(ones))
     }
 
     fn norm_shift(&mut self, _name: &str, features: usize) -> Result<Param<Tensor<1>>, ModelError> {
         let zeros = Tensor::zeros([features], (&self.device, DType::F32));
-        Ok(Param::from_tensor(zeros))
+        Ok(parameter(zeros))
     }
 
     fn kernel(&mut self, _name: &str, shape: [usize; 4]) -> Result<Tensor<4>, ModelError> {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use burn::module::Param;
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use burn_blr::BlrLinear;
+use burn_blr::init::parameter;
 use half::{bf16, f16};
 use safetensors::Dtype;
 
@@ -114,12 +115,12 @@ impl Weights for WeightReader<'_> {
         name: &str,
         shape: [usize; D],
     ) -> Result<Param<Tensor<D>>, ModelError> {
-        Ok(Param::from_tensor(self.tensor(name, shape)?))
+        Ok(parameter(self.tensor(name, shape)?))
     }
 
     fn norm_scale(&mut self, name: &str, features: usize) -> Result<Param<Tensor<1>>, ModelError> {
         let tensor = self.tensor_as(name, [features], FloatDType::F32)?;
-        Ok(Param::from_tensor(tensor))
+        Ok(parameter(tensor))
     }
 
     fn norm_shift(&mut self, name: &str, features: usize) -> Result<Param<Tensor<1>>, ModelError> {

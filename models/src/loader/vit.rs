@@ -43,7 +43,7 @@ use super::{RandomWeights, WeightReader, Weights};
 use crate::layer::planned;
 use crate::vit::{Vit, VitConfig, VitNaming};
 use crate::{
-    Attention, Checkpoint, FactorNames, Family, LinearLayer, Mlp, ModelError, PatchEmbedding, Plan,
+    Attention, Checkpoint, Family, LinearLayer, Mlp, ModelError, PatchEmbedding, Plan,
     QueryKeyValue, SeparateQueryKeyValue, TransformerBlock, WeightLayout,
     linear_layers as all_layers,
 };
@@ -136,28 +136,12 @@ impl VitConfig {
             block
                 .iter()
                 .map(move |&(name, in_features, out_features, has_bias)| {
-                    dense(
-                        format!("{stem}.{name}"),
-                        in_features,
-                        out_features,
-                        has_bias,
-                    )
+                    let name = format!("{stem}.{name}");
+                    let layout = WeightLayout::OutIn;
+                    LinearLayer::dense(name, in_features, out_features, layout, has_bias)
                 })
         });
         layers.collect()
-    }
-}
-
-/// A dense layer.
-fn dense(name: String, in_features: usize, out_features: usize, has_bias: bool) -> LinearLayer {
-    LinearLayer {
-        name,
-        in_features,
-        out_features,
-        layout: WeightLayout::OutIn,
-        has_bias,
-        structure: burn_blr::Structure::Dense,
-        factors: FactorNames::Blr,
     }
 }
 
@@ -239,7 +223,8 @@ fn build(
             mlp,
         });
     }
-    let head = dense(names.head.to_string(), hidden, config.num_labels, true);
+    let (labels, layout) = (config.num_labels, WeightLayout::OutIn);
+    let head = LinearLayer::dense(names.head, hidden, labels, layout, true);
     Ok(Vit {
         patch_embedding: PatchEmbedding::new(kernel, Some(bias)),
         class_token,
