@@ -184,9 +184,8 @@ fn score_keys<T: Float, N: Size>(
             #[unroll]
             for i in 0..comptime!(pieces.div_ceil(lanes)) {
                 let piece = lane + comptime!(i * lanes);
-                if comptime!((i + 1) * lanes <= pieces) {
-                    products[k] += query[piece] * Vector::cast_from(key[row + piece]);
-                } else if piece < pieces {
+                // The first is known when the kernel is compiled.
+                if comptime!((i + 1) * lanes <= pieces) || piece < pieces {
                     products[k] += query[piece] * Vector::cast_from(key[row + piece]);
                 }
             }
