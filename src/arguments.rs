@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use burn_blr::Method;
 use clap::{ArgAction, Args, Parser, ValueEnum};
+use training::BlastSolver;
 
 use crate::device::DeviceChoice;
 
@@ -125,12 +126,43 @@ pub struct CompressArguments {
     /// Goes on with an unfinished run for the same output directory
     #[arg(long, action = ArgAction::SetTrue)]
     pub resume: bool,
-    /// Most sweeps of a BLAST factorisation
-    #[arg(long, default_value_t = 100, value_name = "COUNT")]
-    pub sweeps: usize,
-    /// Ends a BLAST factorisation when a sweep lowers the error by less than this share of it
-    #[arg(long, default_value_t = 5e-4, value_name = "SHARE")]
+    /// How BLAST factors are found
+    #[arg(long, value_enum, default_value_t = SolverChoice::Lbfgs)]
+    pub solver: SolverChoice,
+    /// Most steps of the search for BLAST factors
+    #[arg(long, default_value_t = 200, value_name = "COUNT")]
+    pub steps: usize,
+    /// Ends the search for BLAST factors when ten steps lower the error by less than this share of it
+    #[arg(long, default_value_t = 1e-3, value_name = "SHARE")]
     pub tolerance: f64,
+}
+
+/// How BLAST factors are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SolverChoice {
+    /// Quasi-Newton steps from the SVD
+    Lbfgs,
+    /// Preconditioned gradient steps from a random start, as published (arXiv:2410.21262)
+    Gd,
+}
+
+impl SolverChoice {
+    /// The name used in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SolverChoice::Lbfgs => "lbfgs",
+            SolverChoice::Gd => "gd",
+        }
+    }
+}
+
+impl From<SolverChoice> for BlastSolver {
+    fn from(choice: SolverChoice) -> Self {
+        match choice {
+            SolverChoice::Lbfgs => BlastSolver::QuasiNewton,
+            SolverChoice::Gd => BlastSolver::Published,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -288,6 +320,8 @@ pub enum BenchSubcommand {
     Layers(BenchLayersArguments),
     /// Sets the times of bench layers beside those of benches/peers/layers.py
     Report(BenchReportArguments),
+    /// Follows the error of a BLAST factorisation over time, on a matrix with singular values k^-0.5
+    Compress(BenchCompressArguments),
 }
 
 #[derive(Debug, Args)]
@@ -299,6 +333,37 @@ pub struct BenchReportArguments {
     /// Prints the table as Markdown
     #[arg(long)]
     pub markdown: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchCompressArguments {
+    /// Rows of the matrix
+    #[arg(long, default_value_t = 1024, value_name = "COUNT")]
+    pub rows: usize,
+    /// Columns of the matrix
+    #[arg(long, default_value_t = 1024, value_name = "COUNT")]
+    pub columns: usize,
+    /// Inner width of the factors
+    #[arg(long, default_value_t = 256)]
+    pub rank: usize,
+    /// Blocks per side
+    #[arg(long, default_value_t = 16, value_name = "COUNT")]
+    pub blocks: usize,
+    /// How the factors are found
+    #[arg(long, value_enum, default_value_t = SolverChoice::Lbfgs)]
+    pub solver: SolverChoice,
+    /// Steps of the search
+    #[arg(long, default_value_t = 100, value_name = "COUNT")]
+    pub steps: usize,
+    /// Computes all products of the search in f32; without it a GPU may round to tf32
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub exact: bool,
+    /// Adds a part of rank 4 of its own to every block of the matrix
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub own_parts: bool,
+    /// Runs this many times; the first one compiles kernels on a GPU
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    pub repeat: usize,
 }
 
 /// What is done with a layer.

@@ -60,12 +60,12 @@ pub fn compress_with_progress(
             current = format!("{name} as {structure}");
             bar.set_message(current.clone());
         }
-        CompressEvent::Sweep {
-            sweep,
+        CompressEvent::Step {
+            step,
             relative_error,
         } => {
             bar.set_message(format!(
-                "{current}: sweep {sweep}, error {relative_error:.4}"
+                "{current}: step {step}, error {relative_error:.4}"
             ));
         }
         CompressEvent::Done { .. } => bar.inc(1),
@@ -83,7 +83,7 @@ fn table(reports: &[LayerReport]) -> Table {
         "parameters",
         "kept",
         "error",
-        "sweeps",
+        "steps",
         "seconds",
     ]);
     for report in reports {
@@ -96,7 +96,7 @@ fn table(reports: &[LayerReport]) -> Table {
                 report.parameters as f64 / report.dense_parameters as f64
             ),
             format!("{:.4}", report.relative_error),
-            report.sweeps.to_string(),
+            report.steps.to_string(),
             format!("{:.2}", report.seconds),
         ]);
     }
@@ -136,8 +136,10 @@ fn blast_options(arguments: &CompressArguments) -> Result<BlastOptions, CommandE
         });
     }
     Ok(BlastOptions {
-        max_sweeps: arguments.sweeps,
+        solver: arguments.solver.into(),
+        max_steps: arguments.steps,
         tolerance,
+        ..BlastOptions::default()
     })
 }
 

@@ -1,6 +1,7 @@
 //! `blr bench`.
 
 mod catalogue;
+mod compress;
 mod layers;
 mod memory;
 mod operands;
@@ -15,5 +16,6 @@ pub fn run(common: &Common, arguments: &BenchArguments) -> Result<(), CommandErr
     match &arguments.what {
         BenchSubcommand::Layers(arguments) => layers::run(common, arguments),
         BenchSubcommand::Report(arguments) => report::run(common, arguments),
+        BenchSubcommand::Compress(arguments) => compress::run(common, arguments),
     }
 }

@@ -24,7 +24,7 @@ pub struct CompressRequest<'a> {
     pub out: &'a Path,
     /// Which layers become what.
     pub plan: &'a Plan,
-    /// When BLAST factorisations stop.
+    /// How BLAST factors are found.
     pub blast: BlastOptions,
     /// Where the products run.
     pub device: &'a Device,
@@ -49,8 +49,8 @@ pub struct LayerReport {
     pub parameters: usize,
     /// `‖W − Ŵ‖ / ‖W‖` in the Frobenius norm, of the factors as they are stored.
     pub relative_error: f64,
-    /// Sweeps of the alternating factorisation; 0 for the methods that need none.
-    pub sweeps: usize,
+    /// Steps of the search for BLAST factors; 0 for the methods that need none.
+    pub steps: usize,
     /// Wall time of the factorisation.
     pub seconds: f64,
 }
@@ -69,11 +69,11 @@ pub enum CompressEvent<'a> {
         /// What it becomes.
         structure: Structure,
     },
-    /// A sweep of the alternating factorisation is done; the start is sweep 0.
-    Sweep {
+    /// A step of the search for BLAST factors is done; the start is step 0.
+    Step {
         /// Its number.
-        sweep: usize,
-        /// Relative error after it.
+        step: usize,
+        /// Relative error after it, in the norm that is minimised.
         relative_error: f64,
     },
     /// A layer is done, now or by the run that this one resumes.
@@ -193,9 +193,10 @@ fn compress_layer(
         weight.clone(),
         structure,
         &request.blast,
-        &mut |sweep, relative_error| {
-            on_event(CompressEvent::Sweep {
-                sweep,
+        None,
+        &mut |step, relative_error| {
+            on_event(CompressEvent::Step {
+                step,
                 relative_error,
             })
         },
@@ -215,7 +216,7 @@ fn compress_layer(
             dense_parameters: layer.dense_parameters(),
             parameters: structure.parameters(layer.in_features, layer.out_features),
             relative_error,
-            sweeps: found.history.len() - 1,
+            steps: found.history.len() - 1,
             seconds: started.elapsed().as_secs_f64(),
         },
         factors,

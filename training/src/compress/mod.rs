@@ -5,9 +5,11 @@ mod checkpoint;
 mod factorize;
 mod host;
 mod parts;
-mod solve;
+mod random;
+mod subspace;
+mod weighting;
 mod write;
 
-pub use blast::BlastOptions;
+pub use blast::{BlastOptions, BlastSolver, Products};
 pub use checkpoint::{CompressEvent, CompressRequest, LayerReport, compress, partial_path};
 pub use factorize::{Factorization, factorize, relative_error};

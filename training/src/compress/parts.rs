@@ -30,8 +30,7 @@ pub(super) struct Part {
 pub(super) struct Settings {
     source: String,
     layers: Vec<(String, String)>,
-    max_sweeps: usize,
-    tolerance: f64,
+    blast: String,
     device: String,
 }
 
@@ -49,8 +48,7 @@ impl Settings {
                 .iter()
                 .map(|(layer, structure)| (layer.name.clone(), structure.to_string()))
                 .collect(),
-            max_sweeps: blast.max_sweeps,
-            tolerance: blast.tolerance,
+            blast: format!("{blast:?}"),
             device: format!("{device:?}"),
         }
     }
@@ -78,8 +76,7 @@ impl Settings {
         };
         text("source", &self.source, &other.source)
             .or(layer)
-            .or_else(|| text("sweeps", &self.max_sweeps, &other.max_sweeps))
-            .or_else(|| text("tolerance", &self.tolerance, &other.tolerance))
+            .or_else(|| text("BLAST options", &self.blast, &other.blast))
             .or_else(|| text("device", &self.device, &other.device))
     }
 }
