@@ -152,7 +152,7 @@ impl Gpt2Block {
     /// # Shapes
     ///
     /// - `x`, output: `[batch, tokens, n_embd]`
-    fn forward(
+    pub(crate) fn forward(
         &self,
         x: Tensor<3>,
         mask: &AttentionMask,

@@ -203,7 +203,7 @@ impl LlamaBlock {
     /// # Shapes
     ///
     /// - `x`, output: `[batch, tokens, hidden_size]`
-    fn forward(
+    pub(crate) fn forward(
         &self,
         x: Tensor<3>,
         mask: &AttentionMask,

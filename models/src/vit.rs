@@ -35,7 +35,7 @@ impl VitBlock {
     /// # Shapes
     ///
     /// - `x`, output: `[batch, tokens, hidden_size]`
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let normed = norm_in_f32(&self.norm_1, x.clone());
         let mixed = self
             .attention
@@ -149,6 +149,16 @@ impl Vit {
     /// [`ModelError::PixelShape`] for another number of channels, an image smaller than a patch or
     /// an empty batch.
     pub fn forward(&self, pixels: Tensor<4>) -> Result<Tensor<2>, ModelError> {
+        let mut x = self.tokens(pixels)?; // [batch, tokens, hidden_size]
+        for block in &self.blocks {
+            x = block.forward(x);
+        }
+        Ok(self.scores(x))
+    }
+
+    /// What the first block sees, `[batch, tokens, hidden_size]`, of `pixels` as for
+    /// [`Vit::forward`].
+    pub(crate) fn tokens(&self, pixels: Tensor<4>) -> Result<Tensor<3>, ModelError> {
         let [batch, channels, height, width] = pixels.dims();
         let grid = self.patch_embedding.grid([height, width]);
         if batch == 0 || channels != self.config.num_channels || grid.contains(&0) {
@@ -160,12 +170,14 @@ impl Vit {
         }
         let dtype: FloatDType = self.position_embedding.val().dtype().into();
         let patches = self.patch_embedding.forward(pixels.cast(dtype));
-        let mut x = self.embed(patches, grid); // [batch, tokens, hidden_size]
-        for block in &self.blocks {
-            x = block.forward(x);
-        }
+        Ok(self.embed(patches, grid))
+    }
+
+    /// The scores `[batch, num_labels]`, in `f32`, of what the last block gives.
+    pub(crate) fn scores(&self, x: Tensor<3>) -> Tensor<2> {
+        let dtype: FloatDType = self.position_embedding.val().dtype().into();
         let pooled = self.pool(x).cast(dtype);
-        Ok(self.head.forward(pooled).cast(FloatDType::F32))
+        self.head.forward(pooled).cast(FloatDType::F32)
     }
 
     /// Puts the class token before the patches and adds the position embeddings.

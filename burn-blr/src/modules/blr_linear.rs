@@ -1,10 +1,11 @@
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
+use super::factor::bias_param;
 use super::{
     BlastLinear, BlastLinearConfig, LowRankLinear, LowRankLinearConfig, MonarchLinear,
-    MonarchLinearConfig,
+    MonarchLinearConfig, observe::observe,
 };
 use crate::{BlrError, OutputOrder, Structure};
 
@@ -81,6 +82,7 @@ impl BlrLinear {
     /// - input: `[..., in]`
     /// - output: `[..., out]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
+        observe(|| self.id(), &input);
         match self {
             BlrLinear::Dense(layer) => layer.forward(input),
             BlrLinear::LowRank(layer) => layer.forward(input),
@@ -120,6 +122,44 @@ impl BlrLinear {
             BlrLinear::Monarch(layer) => layer.features(),
             BlrLinear::Blast(layer) => layer.features(),
         }
+    }
+
+    /// What tells this layer from others: the id of its weight, or of the factor next to the output.
+    pub fn id(&self) -> ParamId {
+        match self {
+            BlrLinear::Dense(layer) => layer.weight.id,
+            BlrLinear::LowRank(layer) => layer.u.id,
+            BlrLinear::Monarch(layer) => layer.left.id,
+            BlrLinear::Blast(layer) => layer.u.id,
+        }
+    }
+
+    /// The bias `[out]`, where one is added.
+    pub fn bias(&self) -> Option<Tensor<1>> {
+        let bias = match self {
+            BlrLinear::Dense(layer) => &layer.bias,
+            BlrLinear::LowRank(layer) => &layer.bias,
+            BlrLinear::Monarch(layer) => &layer.bias,
+            BlrLinear::Blast(layer) => &layer.bias,
+        };
+        bias.as_ref().map(Param::val)
+    }
+
+    /// The same layer with another bias `[out]`, or with none.
+    ///
+    /// # Errors
+    ///
+    /// [`BlrError`] if the bias has another width.
+    pub fn with_bias(mut self, bias: Option<Tensor<1>>) -> Result<Self, BlrError> {
+        let (_, out_features) = self.features();
+        let held = match &mut self {
+            BlrLinear::Dense(layer) => &mut layer.bias,
+            BlrLinear::LowRank(layer) => &mut layer.bias,
+            BlrLinear::Monarch(layer) => &mut layer.bias,
+            BlrLinear::Blast(layer) => &mut layer.bias,
+        };
+        *held = bias_param(bias, out_features)?;
+        Ok(self)
     }
 
     /// Whether a bias is added.

@@ -5,6 +5,7 @@ use burn::tensor::{Bool, Device, Tensor, TensorData};
 use super::{LeftPadding, Positions};
 
 /// Which keys a query must not see; one per forward pass, for all layers.
+#[derive(Debug, Clone)]
 pub(crate) struct AttentionMask {
     /// True where a score does not count, `[1 or batch, 1, tokens, keys]`; nothing where all do.
     hidden: Option<Tensor<4, Bool>>,

@@ -176,6 +176,7 @@ impl Rotary {
 }
 
 /// Cosine and sine for the tokens of one forward pass; the same in every layer.
+#[derive(Debug, Clone)]
 pub(crate) struct RotaryAngles {
     /// `[1 or batch, 1, tokens, width]`.
     cos: Tensor<4>,
