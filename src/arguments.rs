@@ -123,9 +123,22 @@ pub struct CompressArguments {
     /// Layers, blocks and ranks of the paper (arXiv:2512.20861) for a network: gpt2s, llama1b, llama7b, vit_b, dit_xl
     #[arg(long, value_name = "NAME", conflicts_with = "plan")]
     pub preset: Option<String>,
+    /// How --keep is shared out
+    #[arg(long, value_enum, default_value_t = RankChoice::Uniform, conflicts_with_all = ["plan", "preset", "rank"])]
+    pub ranks: RankChoice,
+    /// Writes what each layer becomes as a plan
+    #[arg(long, value_name = "FILE")]
+    pub plan_out: Option<PathBuf>,
     /// Goes on with an unfinished run for the same output directory
     #[arg(long, action = ArgAction::SetTrue)]
     pub resume: bool,
+    /// Minimises the error of the layers' outputs on these samples instead of that of their weights: a
+    /// text in UTF-8, or a folder with images for a ViT
+    #[arg(long, value_name = "PATH")]
+    pub calibration: Option<PathBuf>,
+    /// Most windows of the text, of up to 2048 tokens each, or images; they are taken at equal distances
+    #[arg(long, value_name = "COUNT", default_value_t = 256, value_parser = count)]
+    pub samples: usize,
     /// How BLAST factors are found
     #[arg(long, value_enum, default_value_t = SolverChoice::Lbfgs)]
     pub solver: SolverChoice,
@@ -135,6 +148,15 @@ pub struct CompressArguments {
     /// Ends the search for BLAST factors when ten steps lower the error by less than this share of it
     #[arg(long, default_value_t = 1e-3, value_name = "SHARE")]
     pub tolerance: f64,
+}
+
+/// How a share of a model's weights is shared out to layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RankChoice {
+    /// The same share to each layer
+    Uniform,
+    /// More to layers whose errors, measured with --calibration, change the model's output more
+    ByError,
 }
 
 /// How BLAST factors are found.

@@ -67,8 +67,7 @@ pub fn run(common: &Common, arguments: &BenchCompressArguments) -> Result<(), Co
             curve.push((started.elapsed().as_secs_f64(), error));
             bar.inc(1);
         };
-        let found =
-            training::factorize(weight.clone(), structure, &options, None, &mut on_step)?;
+        let found = training::factorize(weight.clone(), structure, &options, None, &mut on_step)?;
         sync(&chosen.device)?;
         runs.push(Run {
             seconds: started.elapsed().as_secs_f64(),
@@ -120,8 +119,7 @@ fn matrix(arguments: &BenchCompressArguments, device: &Device) -> Tensor<2> {
     let (block_out, block_in) = (rows / blocks, columns / blocks);
     let left = normal([blocks * blocks, block_out, OWN_RANK]);
     let right = normal([blocks * blocks, OWN_RANK, block_in]);
-    let own: Tensor<4> =
-        exact_product(left, right).reshape([blocks, blocks, block_out, block_in]);
+    let own: Tensor<4> = exact_product(left, right).reshape([blocks, blocks, block_out, block_in]);
     matrix + own.swap_dims(1, 2).reshape([rows, columns]) * 0.5
 }
 

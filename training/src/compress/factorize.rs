@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use burn_blr::{BlastLinear, BlrLinear, LowRankLinear, MonarchLinear, OutputOrder, Structure};
 
 use super::blast::{self, BlastFactors, BlastOptions};
-use super::host::{frobenius_norm, tensor};
+use super::host::{frobenius_norm, tensor, weighted_square};
 use super::subspace::{self, Effort};
 use super::weighting::damped;
 use crate::TrainingError;
@@ -64,7 +64,8 @@ pub fn factorize(
             order,
         } => (monarch(&weight, moment, blocks, rank, order)?, vec![]),
         Structure::Blast { blocks, rank } => {
-            let (factors, history) = blast::factorize(&weight, blocks, rank, options, moment, on_step)?;
+            let (factors, history) =
+                blast::factorize(&weight, blocks, rank, options, moment, on_step)?;
             let BlastFactors { u, s, v } = factors;
             (
                 BlrLinear::Blast(BlastLinear::from_factors(u, s, v, None)?),
@@ -95,30 +96,54 @@ const COMPARED_COLUMNS: usize = 1024;
 ///
 /// [`TrainingError::Device`] if the device fails.
 pub fn relative_error(weight: &Tensor<2>, layer: &BlrLinear) -> Result<f64, TrainingError> {
-    let [_, in_features] = weight.dims();
     let norm = frobenius_norm(weight.clone())?;
     if norm == 0.0 {
         return Ok(0.0);
     }
     let mut squared = 0.0;
-    for start in (0..in_features).step_by(COMPARED_COLUMNS) {
-        let count = COMPARED_COLUMNS.min(in_features - start);
-        let expected = weight.clone().narrow(1, start, count).transpose();
-        let found = match layer {
-            BlrLinear::Dense(layer) => layer.weight.val().narrow(0, start, count),
-            // A layer maps unit vectors to the columns of its weight, and the kernels of the
-            // structures do not round to tf32 as a GPU's dense product may.
-            _ => {
-                let mut units = vec![0.0; count * in_features];
-                for unit in 0..count {
-                    units[unit * in_features + start + unit] = 1.0;
-                }
-                layer.forward(tensor(units, [count, in_features], &weight.device()))
-            }
-        };
-        squared += frobenius_norm(expected - found)?.powi(2);
+    for columns in differences(weight, layer) {
+        squared += frobenius_norm(columns)?.powi(2);
     }
     Ok(squared.sqrt() / norm)
+}
+
+/// `‖(W − Ŵ) x‖ / ‖W x‖`, root mean squares over inputs with second moment `moment [in, in]`; 0 where
+/// `W x` is 0.
+pub(super) fn output_error(
+    weight: &Tensor<2>,
+    layer: &BlrLinear,
+    moment: &Tensor<2>,
+) -> Result<f64, TrainingError> {
+    let expected = weighted_square(weight.clone(), moment)?;
+    if expected <= 0.0 {
+        return Ok(0.0);
+    }
+    let difference = Tensor::cat(differences(weight, layer).collect(), 0).transpose();
+    Ok((weighted_square(difference, moment)?.max(0.0) / expected).sqrt())
+}
+
+/// Columns of `W − Ŵ` as rows `[columns, out]`, [`COMPARED_COLUMNS`] at a time.
+fn differences(weight: &Tensor<2>, layer: &BlrLinear) -> impl Iterator<Item = Tensor<2>> {
+    let [_, in_features] = weight.dims();
+    (0..in_features)
+        .step_by(COMPARED_COLUMNS)
+        .map(move |start| {
+            let count = COMPARED_COLUMNS.min(in_features - start);
+            let expected = weight.clone().narrow(1, start, count).transpose();
+            let found = match layer {
+                BlrLinear::Dense(layer) => layer.weight.val().narrow(0, start, count),
+                // A layer maps unit vectors to the columns of its weight, and the kernels of the
+                // structures do not round to tf32 as a GPU's dense product may.
+                _ => {
+                    let mut units = vec![0.0; count * in_features];
+                    for unit in 0..count {
+                        units[unit * in_features + start + unit] = 1.0;
+                    }
+                    layer.forward(tensor(units, [count, in_features], &weight.device()))
+                }
+            };
+            expected - found
+        })
 }
 
 /// The moments of blocks and their SVDs are independent: each block has columns of `left` and rows of

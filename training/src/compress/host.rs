@@ -1,7 +1,8 @@
 //! Between tensors on a device and faer's matrices on the host.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use faer::MatRef;
+use burn_blr::ops::exact_product;
+use faer::{Mat, MatRef};
 
 use crate::TrainingError;
 
@@ -37,9 +38,23 @@ pub(crate) fn row_major(matrix: MatRef<'_, f32>) -> Vec<f32> {
     entries
 }
 
+/// The inverse of a lower triangular matrix.
+pub(crate) fn inverse_of_lower(lower: MatRef<'_, f64>) -> Mat<f64> {
+    let mut inverse = Mat::identity(lower.nrows(), lower.nrows());
+    lower.solve_lower_triangular_in_place(inverse.as_mut());
+    inverse
+}
+
 /// Frobenius norm, rows summed on the device in `f32` and then on the host in `f64`.
 pub(crate) fn frobenius_norm<const D: usize>(tensor: Tensor<D>) -> Result<f64, TrainingError> {
     Ok(sum(tensor.square())?.sqrt())
+}
+
+/// `Σ x · moment · xᵀ` over the rows x of `[rows, in]`.
+pub(crate) fn weighted_square(rows: Tensor<2>, moment: &Tensor<2>) -> Result<f64, TrainingError> {
+    let rows: Tensor<3> = rows.unsqueeze();
+    let weighted = exact_product(rows.clone(), moment.clone().unsqueeze());
+    sum(rows * weighted)
 }
 
 /// The sum of all entries, its last axis summed on the device and the rest in `f64`.

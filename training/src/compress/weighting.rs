@@ -6,11 +6,10 @@
 
 use burn::tensor::Tensor;
 use burn_blr::ops::exact_product;
-use faer::linalg::solvers::DenseSolveCore;
 use faer::{Mat, Side};
 use rayon::prelude::*;
 
-use super::host::{entries, row_major, tensor};
+use super::host::{entries, inverse_of_lower, row_major, tensor};
 use crate::TrainingError;
 
 /// Share of the mean of the diagonal of a second moment that is added to the diagonal: what the
@@ -31,7 +30,11 @@ pub(super) fn damped(moment: &Tensor<2>) -> Result<Tensor<2>, TrainingError> {
 pub(super) fn root(moment: &Tensor<2>) -> Result<Tensor<2>, TrainingError> {
     let [features, _] = moment.dims();
     let lower = cholesky(&entries(moment.clone())?, features)?;
-    Ok(tensor(narrowed(&lower), [features, features], &moment.device()))
+    Ok(tensor(
+        narrowed(&lower),
+        [features, features],
+        &moment.device(),
+    ))
 }
 
 /// Coordinates in which every block of inputs is white.
@@ -58,7 +61,7 @@ impl Weighting {
             .par_chunks(width * width)
             .map(|block| {
                 let lower = cholesky(block, width)?;
-                let inverse = lower.partial_piv_lu().inverse();
+                let inverse = inverse_of_lower(lower.as_ref());
                 Ok((narrowed(&lower), narrowed(&inverse)))
             })
             .collect::<Result<_, TrainingError>>()?;

@@ -152,7 +152,9 @@ impl Memory {
         let gradient = search.gradient.clone() * scales.clone();
         let [rows, width] = scales.dims();
         let gg = sum(gradient.clone().square())?;
-        let length = sum((search.point.clone() / scales.clone()).square())?;
+        // Behind the coordinates lie zeros, of the point as of the scales.
+        let divisors = scales.clone().clamp_min(f32::MIN_POSITIVE);
+        let length = sum((search.point.clone() / divisors).square())?;
         Ok(Memory {
             vectors: Tensor::zeros([2 * PAIRS, rows, width], &scales.device()),
             scales,

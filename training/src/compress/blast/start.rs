@@ -80,7 +80,9 @@ fn mixture(
     let rest = objective.weight() - whole.reshape([blocks, block_out, in_features]);
     // [b, out/b, in] -> [b (out), b (in), out/b, in/b]
     let rest: Tensor<4> = rest.reshape([blocks, block_out, blocks, block_in]);
-    let rest = rest.swap_dims(1, 2).reshape([blocks * blocks, block_out, block_in]);
+    let rest = rest
+        .swap_dims(1, 2)
+        .reshape([blocks * blocks, block_out, block_in]);
     let (own_left, own_right) = low_rank_each(&rest, each)?;
     let own_left: Tensor<4> = own_left.reshape([blocks, blocks, block_out, each]);
     let own_right: Tensor<4> = own_right.reshape([blocks, blocks, each, block_in]);
@@ -103,8 +105,16 @@ fn mixture(
     let couplings = (0..blocks * blocks * each * blocks).map(|index| {
         let (row, column) = (index / (blocks * each * blocks), index % blocks);
         let group = index / (each * blocks) % blocks;
-        if (row + column) % blocks == group { 1.0 } else { 0.0 }
+        if (row + column) % blocks == group {
+            1.0
+        } else {
+            0.0
+        }
     });
-    let own = tensor(couplings.collect(), [blocks, blocks * each, blocks], &device);
+    let own = tensor(
+        couplings.collect(),
+        [blocks, blocks * each, blocks],
+        &device,
+    );
     Ok(objective.join(u, Tensor::cat(vec![s, own], 1), v))
 }
