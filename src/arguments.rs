@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use burn_blr::Method;
 use clap::{ArgAction, Args, Parser, ValueEnum};
+use training::BlastSolver;
 
 use crate::commands::bench::{Family, Phase};
 use crate::device::DeviceChoice;
@@ -127,15 +128,68 @@ pub struct CompressArguments {
     /// Layers, blocks and ranks of the paper (arXiv:2512.20861) for a network: gpt2s, llama1b, llama7b, vit_b, dit_xl
     #[arg(long, value_name = "NAME", conflicts_with = "plan")]
     pub preset: Option<String>,
+    /// How --keep is shared out
+    #[arg(long, value_enum, default_value_t = RankChoice::Uniform, conflicts_with_all = ["plan", "preset", "rank"])]
+    pub ranks: RankChoice,
+    /// Writes what each layer becomes as a plan
+    #[arg(long, value_name = "FILE")]
+    pub plan_out: Option<PathBuf>,
     /// Goes on with an unfinished run for the same output directory
     #[arg(long, action = ArgAction::SetTrue)]
     pub resume: bool,
-    /// Most sweeps of a BLAST factorisation
-    #[arg(long, default_value_t = 100, value_name = "COUNT")]
-    pub sweeps: usize,
-    /// Ends a BLAST factorisation when a sweep lowers the error by less than this share of it
-    #[arg(long, default_value_t = 5e-4, value_name = "SHARE")]
+    /// Minimises the error of the layers' outputs on these samples instead of that of their weights: a
+    /// text in UTF-8, or a folder with images for a ViT
+    #[arg(long, value_name = "PATH")]
+    pub calibration: Option<PathBuf>,
+    /// Most windows of the text, of up to 2048 tokens each, or images; they are taken at equal distances
+    #[arg(long, value_name = "COUNT", default_value_t = 256, value_parser = count)]
+    pub samples: usize,
+    /// How BLAST factors are found
+    #[arg(long, value_enum, default_value_t = SolverChoice::Lbfgs)]
+    pub solver: SolverChoice,
+    /// Most steps of the search for BLAST factors
+    #[arg(long, default_value_t = 200, value_name = "COUNT")]
+    pub steps: usize,
+    /// Ends the search for BLAST factors when ten steps lower the error by less than this share of it
+    #[arg(long, default_value_t = 1e-3, value_name = "SHARE")]
     pub tolerance: f64,
+}
+
+/// How a share of a model's weights is shared out to layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RankChoice {
+    /// The same share to each layer
+    Uniform,
+    /// More to layers whose errors, measured with --calibration, change the model's output more
+    ByError,
+}
+
+/// How BLAST factors are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SolverChoice {
+    /// Quasi-Newton steps from the SVD
+    Lbfgs,
+    /// Preconditioned gradient steps from a random start, as published (arXiv:2410.21262)
+    Gd,
+}
+
+impl SolverChoice {
+    /// The name used in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SolverChoice::Lbfgs => "lbfgs",
+            SolverChoice::Gd => "gd",
+        }
+    }
+}
+
+impl From<SolverChoice> for BlastSolver {
+    fn from(choice: SolverChoice) -> Self {
+        match choice {
+            SolverChoice::Lbfgs => BlastSolver::QuasiNewton,
+            SolverChoice::Gd => BlastSolver::Published,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -295,6 +349,8 @@ pub enum BenchSubcommand {
     Model(BenchModelArguments),
     /// Sets the times of bench layers beside those of benches/peers/layers.py
     Report(BenchReportArguments),
+    /// Follows the error of a BLAST factorisation over time, on a matrix with singular values k^-0.5
+    Compress(BenchCompressArguments),
 }
 
 #[derive(Debug, Args)]
@@ -337,6 +393,37 @@ pub struct BenchModelArguments {
     /// Fewest timed repetitions of each row
     #[arg(long, default_value_t = 50, value_name = "COUNT")]
     pub reps: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchCompressArguments {
+    /// Rows of the matrix
+    #[arg(long, default_value_t = 1024, value_name = "COUNT")]
+    pub rows: usize,
+    /// Columns of the matrix
+    #[arg(long, default_value_t = 1024, value_name = "COUNT")]
+    pub columns: usize,
+    /// Inner width of the factors
+    #[arg(long, default_value_t = 256)]
+    pub rank: usize,
+    /// Blocks per side
+    #[arg(long, default_value_t = 16, value_name = "COUNT")]
+    pub blocks: usize,
+    /// How the factors are found
+    #[arg(long, value_enum, default_value_t = SolverChoice::Lbfgs)]
+    pub solver: SolverChoice,
+    /// Steps of the search
+    #[arg(long, default_value_t = 100, value_name = "COUNT")]
+    pub steps: usize,
+    /// Computes all products of the search in f32; without it a GPU may round to tf32
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub exact: bool,
+    /// Adds a part of rank 4 of its own to every block of the matrix
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub own_parts: bool,
+    /// Runs this many times; the first one compiles kernels on a GPU
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    pub repeat: usize,
 }
 
 /// What is done with a layer.

@@ -17,11 +17,13 @@ use devices::{cuda, devices};
 use faer::{Mat, MatRef};
 use numpy_random::{NumpyRng, spectrum_matrix};
 use rstest::rstest;
-use training::{BlastOptions, Factorization, factorize};
+use training::{BlastOptions, BlastSolver, Factorization, Products, factorize};
 
 const BLAST: BlastOptions = BlastOptions {
-    max_sweeps: 30,
+    solver: BlastSolver::QuasiNewton,
+    max_steps: 30,
     tolerance: 0.0,
+    products: Products::Device,
 };
 
 fn weight(entries: &[f32], rows: usize, columns: usize, device: &Device) -> Tensor<2> {
@@ -29,7 +31,7 @@ fn weight(entries: &[f32], rows: usize, columns: usize, device: &Device) -> Tens
 }
 
 fn run(weight: Tensor<2>, structure: Structure, options: &BlastOptions) -> Factorization {
-    factorize(weight, structure, options, &mut |_, _| {}).unwrap()
+    factorize(weight, structure, options, None, &mut |_, _| {}).unwrap()
 }
 
 /// Sum of the squares of all singular values but the first `rank`.
@@ -47,11 +49,10 @@ fn wide(entries: &[f32], rows: usize, columns: usize) -> Mat<f64> {
 /// The published method reaches 0.431 after 20 and 0.296 after 100 iterations on the first matrix,
 /// 0.453 and 0.312 on the second (its own code, f32, delta 0.1).
 #[rstest]
-#[case::power_law(0, 100, 0.278, &[(1, 0.267), (20, 0.226), (100, 0.205)])]
-#[case::with_blocks_of_their_own(16, 20, 0.349, &[(1, 0.332), (20, 0.262)])]
+#[case::power_law(0, 0.278, &[(20, 0.231), (100, 0.205)])]
+#[case::with_blocks_of_their_own(16, 0.344, &[(20, 0.256)])]
 fn blast_falls_below_low_rank_and_never_rises(
     #[case] blocks_of_their_own: usize,
-    #[case] max_sweeps: usize,
     #[case] start: f64,
     #[case] at_most: &[(usize, f64)],
 ) {
@@ -62,15 +63,12 @@ fn blast_falls_below_low_rank_and_never_rises(
         rank: 256,
     };
     let options = BlastOptions {
-        max_sweeps,
-        tolerance: 0.0,
+        max_steps: at_most[at_most.len() - 1].0,
+        ..BLAST
     };
     let found = run(weight, structure, &options);
-    assert!(
-        (found.history[0] - start).abs() < 1e-3,
-        "starts at {}",
-        found.history[0]
-    );
+    let first = found.history[0];
+    assert!((first - start).abs() < 2e-3, "starts at {first}");
     for pair in found.history.windows(2) {
         assert!(
             pair[1] < pair[0],
@@ -79,12 +77,12 @@ fn blast_falls_below_low_rank_and_never_rises(
             pair[1]
         );
     }
-    for &(sweep, limit) in at_most {
-        let error = found.history[sweep];
-        eprintln!("error {error:.4} after {sweep} sweeps");
+    for &(step, limit) in at_most {
+        let error = found.history[step];
+        eprintln!("error {error:.4} after {step} steps");
         assert!(
             error <= limit,
-            "{error} after {sweep} sweeps, expected at most {limit}"
+            "{error} after {step} steps, expected at most {limit}"
         );
     }
     let last = found.history[found.history.len() - 1];
@@ -93,6 +91,25 @@ fn blast_falls_below_low_rank_and_never_rises(
         "{} {last}",
         found.relative_error
     );
+}
+
+/// The authors' code reaches 0.431 after the 20 iterations of a run of 20.
+#[test]
+fn the_published_method_goes_as_far_as_its_own_code() {
+    let entries = spectrum_matrix(1024, 1024, 0.5, 7, 0);
+    let weight = weight(&entries, 1024, 1024, &Device::flex());
+    let structure = Structure::Blast {
+        blocks: 16,
+        rank: 256,
+    };
+    let options = BlastOptions {
+        solver: BlastSolver::Published,
+        max_steps: 20,
+        ..BLAST
+    };
+    let error = run(weight, structure, &options).relative_error;
+    eprintln!("error {error:.4} after 20 steps");
+    assert!((error - 0.431).abs() < 0.01, "{error}");
 }
 
 #[test]
@@ -142,6 +159,140 @@ fn low_rank_and_monarch_reach_the_bound_of_eckart_and_young() {
     }
 }
 
+/// A weight and the second moment of inputs whose features go together, some of them never seen.
+struct Seen {
+    rows: usize,
+    columns: usize,
+    weight: Vec<f32>,
+    moment: Vec<f32>,
+}
+
+impl Seen {
+    fn new(rows: usize, columns: usize) -> Self {
+        let mut rng = NumpyRng::new(17);
+        let weight = rng.standard_normal_f32(rows * columns);
+        let samples = 3 * columns;
+        let hidden = wide(&rng.standard_normal_f32(samples * 9), samples, 9);
+        let mixed = wide(&rng.standard_normal_f32(9 * columns), 9, columns);
+        let noise = wide(
+            &rng.standard_normal_f32(samples * columns),
+            samples,
+            columns,
+        );
+        let inputs = Mat::from_fn(samples, columns, |row, column| {
+            let shared: f64 = (0..9)
+                .map(|at| hidden[(row, at)] * mixed[(at, column)])
+                .sum();
+            match column % 11 {
+                0 => 0.0,
+                _ => shared + 0.5 * noise[(row, column)],
+            }
+        });
+        let square = inputs.transpose() * &inputs;
+        let moment = (0..columns * columns)
+            .map(|at| (square[(at / columns, at % columns)] / samples as f64) as f32)
+            .collect();
+        Seen {
+            rows,
+            columns,
+            weight,
+            moment,
+        }
+    }
+
+    /// The lower triangular `L` with `L Lᵀ` the moment as documented: scaled to a mean diagonal of
+    /// one, and a hundredth added to the diagonal.
+    fn root(&self) -> Mat<f64> {
+        let moment = wide(&self.moment, self.columns, self.columns);
+        let mean = moment.diagonal().column_vector().iter().sum::<f64>() / self.columns as f64;
+        let damped = Mat::from_fn(self.columns, self.columns, |row, column| {
+            moment[(row, column)] / mean + if row == column { 0.01 } else { 0.0 }
+        });
+        damped.llt(faer::Side::Lower).unwrap().L().to_owned()
+    }
+
+    fn run(&self, structure: Structure, blind: bool) -> Factorization {
+        let device = Device::flex();
+        let moment = weight(&self.moment, self.columns, self.columns, &device);
+        let moment = (!blind).then_some(&moment);
+        let weight = weight(&self.weight, self.rows, self.columns, &device);
+        factorize(weight, structure, &BLAST, moment, &mut |_, _| {}).unwrap()
+    }
+
+    /// `W − Ŵ`.
+    fn left_over(&self, found: &Factorization) -> Mat<f64> {
+        let dense = found.layer.to_dense().try_into_vec_as::<f32>().unwrap();
+        wide(&self.weight, self.rows, self.columns) - wide(&dense, self.rows, self.columns)
+    }
+}
+
+#[test]
+fn low_rank_that_has_seen_inputs_reaches_the_bound_for_its_outputs() {
+    let seen = Seen::new(48, 66);
+    let structure = Structure::LowRank { rank: 13 };
+    let root = seen.root();
+    let weighted = wide(&seen.weight, 48, 66) * &root;
+    let bound = (tail(weighted.as_ref(), 13) / tail(weighted.as_ref(), 0)).sqrt();
+    let error = |blind| {
+        let left = seen.left_over(&seen.run(structure, blind)) * &root;
+        (left.squared_norm_l2() / weighted.squared_norm_l2()).sqrt()
+    };
+    assert!(
+        (error(false) - bound).abs() < 1e-4,
+        "{} {bound}",
+        error(false)
+    );
+    assert!(error(true) > 1.05 * bound, "{} {bound}", error(true));
+}
+
+#[test]
+fn monarch_that_has_seen_inputs_reaches_the_bound_of_every_block() {
+    let (seen, blocks, rank) = (Seen::new(48, 66), 3, 12);
+    let structure = Structure::Monarch {
+        blocks,
+        rank,
+        order: OutputOrder::Contiguous,
+    };
+    let moment = seen.root() * seen.root().transpose();
+    let exact = wide(&seen.weight, 48, 66);
+    let left = seen.left_over(&seen.run(structure, false));
+    for j in 0..blocks {
+        for i in 0..blocks {
+            let root = moment
+                .submatrix(i * 22, i * 22, 22, 22)
+                .llt(faer::Side::Lower);
+            let root = root.unwrap().L().to_owned();
+            let block = |matrix: &Mat<f64>| matrix.submatrix(j * 16, i * 22, 16, 22) * &root;
+            let bound = tail(block(&exact).as_ref(), rank / blocks);
+            let error = block(&left).squared_norm_l2();
+            assert!(
+                (error / bound - 1.0).abs() < 1e-3,
+                "({j}, {i}): {error} {bound}"
+            );
+        }
+    }
+}
+
+#[test]
+fn blast_that_has_seen_inputs_lowers_the_error_of_outputs_below_that_of_low_rank() {
+    let (seen, blocks, rank) = (Seen::new(48, 66), 3, 13);
+    let root = seen.root();
+    let norm = (wide(&seen.weight, 48, 66) * &root).norm_l2();
+    let error = |found: &Factorization| (seen.left_over(found) * &root).norm_l2() / norm;
+    let found = seen.run(Structure::Blast { blocks, rank }, false);
+    let stated = found.history[found.history.len() - 1];
+    assert!(
+        (error(&found) - stated).abs() < 1e-4,
+        "{} {stated}",
+        error(&found)
+    );
+    assert!(found.history.windows(2).all(|pair| pair[1] < pair[0]));
+    let low_rank = error(&seen.run(Structure::LowRank { rank }, false));
+    assert!(stated < 0.97 * low_rank, "{stated} {low_rank}");
+    let blind = error(&seen.run(Structure::Blast { blocks, rank }, true));
+    assert!(stated < 0.97 * blind, "{stated} {blind}");
+}
+
 #[rstest]
 #[case::wide(24, 96, 4, 7)]
 #[case::tall(96, 24, 4, 7)]
@@ -165,7 +316,12 @@ fn blast_is_at_least_as_good_as_low_rank_of_its_rank(
             blast.relative_error,
             low_rank.relative_error
         );
-        assert!(blast.history.windows(2).all(|pair| pair[1] < pair[0]));
+        // Only one block, and the full rank, leave nothing to gain.
+        if blocks > 1 && rank < rows.min(columns) {
+            let (found, bound) = (blast.relative_error, 0.98 * low_rank.relative_error);
+            assert!(found < bound, "{found} against {bound}");
+        }
+        assert!(blast.history.windows(2).all(|pair| pair[1] <= pair[0]));
     }
 }
 
@@ -236,10 +392,10 @@ fn a_gpu_finds_factors_as_good_as_the_cpu_does() {
         &BLAST,
     );
     let gpu = run(weight(&entries, 256, 384, &gpu), structure, &BLAST);
-    for (sweep, (cpu, gpu)) in cpu.history.iter().zip(&gpu.history).enumerate() {
+    for (step, (cpu, gpu)) in cpu.history.iter().zip(&gpu.history).enumerate() {
         assert!(
-            (cpu - gpu).abs() < 1e-3 * cpu,
-            "sweep {sweep}: {cpu} against {gpu}"
+            (cpu - gpu).abs() < 1e-2 * cpu,
+            "step {step}: {cpu} against {gpu}"
         );
     }
 }

@@ -46,6 +46,6 @@ pub use cubecl_kernels::{Activation, OutputOrder};
 pub use error::BlrError;
 pub use modules::{
     BlastLinear, BlastLinearConfig, BlrLinear, LowRankLinear, LowRankLinearConfig, MonarchLinear,
-    MonarchLinearConfig,
+    MonarchLinearConfig, observe_inputs,
 };
 pub use structure::{Method, Structure};

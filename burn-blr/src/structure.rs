@@ -108,6 +108,20 @@ impl Structure {
         }
     }
 
+    /// The same structure with another rank; dense has none and stays.
+    pub fn with_rank(self, rank: usize) -> Self {
+        match self {
+            Structure::Dense => Structure::Dense,
+            Structure::LowRank { .. } => Structure::LowRank { rank },
+            Structure::Monarch { blocks, order, .. } => Structure::Monarch {
+                blocks,
+                rank,
+                order,
+            },
+            Structure::Blast { blocks, .. } => Structure::Blast { blocks, rank },
+        }
+    }
+
     /// Checks that a layer of these widths can have this structure.
     ///
     /// # Errors

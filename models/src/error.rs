@@ -18,6 +18,10 @@ pub enum ModelError {
     #[error(transparent)]
     Blr(#[from] BlrError),
 
+    /// A layer that is not, or no longer, part of a model.
+    #[error("the model has no such linear layer")]
+    UnknownLayer,
+
     /// A result could not be read back from the device.
     #[error("cannot read a result from the device: {0}")]
     Read(#[from] TensorReadError),

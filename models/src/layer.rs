@@ -87,7 +87,7 @@ impl LinearLayer {
     }
 
     /// The names under which the layer is stored while it is dense: its own, or those of its parts.
-    fn stored_names(&self) -> Vec<String> {
+    pub fn stored_names(&self) -> Vec<String> {
         match (self.layout, self.name.strip_suffix(JOINED)) {
             (WeightLayout::QueryKeyValue, Some(stem)) => {
                 PARTS.map(|part| format!("{stem}{part}")).to_vec()

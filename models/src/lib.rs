@@ -26,6 +26,7 @@
 
 mod any_language_model;
 mod autoencoder_kl;
+mod blocks;
 mod checkpoint;
 mod classify;
 mod common;
@@ -52,6 +53,7 @@ pub use any_language_model::AnyLanguageModel;
 pub use autoencoder_kl::{
     AutoencoderKl, AutoencoderKlConfig, Convolution, PixelAttention, ResidualLayer, UpBlock,
 };
+pub use blocks::{BlockModel, BlockState};
 pub use checkpoint::{BLR_VERSION, BlrLayer, BlrSection, Checkpoint, Entry, Family, WeightFile};
 pub use classify::{Accuracy, Classification, accuracy};
 pub use common::{
@@ -68,7 +70,9 @@ pub use dit::{Dit, DitBlock, DitConfig, DitFinalLayer, TimestepEmbedding};
 pub use error::ModelError;
 pub use generate::{GenerateOptions, Generation, StopReason, generate, generate_batch};
 pub use gpt2::{Gpt2, Gpt2Config};
-pub use image::{ImagePipeline, ImageSize, LabelledImage, Pixels, Resampling, labelled_images};
+pub use image::{
+    ImagePipeline, ImageSize, LabelledImage, Pixels, Resampling, images, labelled_images,
+};
 pub use import::{ImportDitOptions, import_dit};
 pub use labels::Labels;
 pub use language_model::LanguageModel;

@@ -119,6 +119,17 @@ impl Vit {
     /// [`ModelError::PixelShape`] for another number of channels, an image smaller than a patch or
     /// an empty batch.
     pub fn forward(&self, pixels: Tensor<4>) -> Result<Tensor<2>, ModelError> {
+        // [batch, tokens, hidden_size]
+        let mut stream = ResidualStream::new(self.tokens(pixels)?);
+        for block in &self.blocks {
+            block.forward(&mut stream, &VisibleKeys::All, None, None);
+        }
+        Ok(self.scores(stream.finish()))
+    }
+
+    /// What the first block sees, `[batch, tokens, hidden_size]`, of `pixels` as for
+    /// [`Vit::forward`].
+    pub(crate) fn tokens(&self, pixels: Tensor<4>) -> Result<Tensor<3>, ModelError> {
         let [batch, channels, height, width] = pixels.dims();
         let grid = self.patch_embedding.grid([height, width]);
         if batch == 0 || channels != self.config.num_channels || grid.contains(&0) {
@@ -130,13 +141,14 @@ impl Vit {
         }
         let dtype: FloatDType = self.position_embedding.val().dtype().into();
         let patches = self.patch_embedding.forward(pixels.cast(dtype));
-        // [batch, tokens, hidden_size]
-        let mut stream = ResidualStream::new(self.embed(patches, grid));
-        for block in &self.blocks {
-            block.forward(&mut stream, &VisibleKeys::All, None, None);
-        }
-        let pooled = self.pool(stream.finish()).cast(dtype);
-        Ok(self.head.forward(pooled).cast(FloatDType::F32))
+        Ok(self.embed(patches, grid))
+    }
+
+    /// The scores `[batch, num_labels]`, in `f32`, of what the last block gives.
+    pub(crate) fn scores(&self, x: Tensor<3>) -> Tensor<2> {
+        let dtype: FloatDType = self.position_embedding.val().dtype().into();
+        let pooled = self.pool(x).cast(dtype);
+        self.head.forward(pooled).cast(FloatDType::F32)
     }
 
     /// Puts the class token before the patches and adds the position embeddings.

@@ -2,12 +2,20 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
-use models::{Checkpoint, Plan, Rule};
+use burn::tensor::{Device, FloatDType};
+use models::{
+    AnyLanguageModel, Checkpoint, Family, ImagePipeline, Pixels, Plan, Rule, TextTokenizer, Vit,
+};
 use serde::Serialize;
-use training::{BlastOptions, CompressEvent, CompressRequest, LayerReport};
+use training::{
+    BlastOptions, BlastSolver, Calibration, CompressEvent, CompressRequest, LayerReport,
+    TrainingError,
+};
 
-use crate::arguments::{Common, CompressArguments};
+use super::eval;
+use super::eval_images::IMAGES_AT_ONCE;
+use crate::arguments::{Common, CompressArguments, RankChoice};
+use crate::device::ChosenDevice;
 use crate::error::CommandError;
 use crate::output::{self, Table};
 
@@ -22,7 +30,27 @@ pub fn run(common: &Common, arguments: &CompressArguments) -> Result<(), Command
     let plan = plan(arguments)?;
     let blast = blast_options(arguments)?;
     let source = Checkpoint::open(&arguments.checkpoint)?;
+    if arguments.out.exists() {
+        // Before samples are read and run.
+        let path = arguments.out.clone();
+        return Err(TrainingError::OutputExists { path }.into());
+    }
     let chosen = common.choose_device()?;
+    let calibration = match &arguments.calibration {
+        None => None,
+        Some(path) => Some(calibration(&source, path, arguments, &chosen)?),
+    };
+    let plan = match arguments.ranks {
+        RankChoice::Uniform => plan,
+        RankChoice::ByError => {
+            let calibration = calibration.as_ref().ok_or_else(|| CommandError::Flag {
+                flag: "ranks",
+                found: "by-error".to_string(),
+                expected: "--calibration with it".to_string(),
+            })?;
+            spread_ranks(&source, &plan, calibration, &chosen.device)?
+        }
+    };
     let request = CompressRequest {
         source: &source,
         out: &arguments.out,
@@ -31,7 +59,12 @@ pub fn run(common: &Common, arguments: &CompressArguments) -> Result<(), Command
         device: &chosen.device,
         resume: arguments.resume,
     };
-    let reports = compress_with_progress(&request)?;
+    let reports = compress_with_progress(&request, calibration)?;
+    if let Some(path) = &arguments.plan_out {
+        let layers = plan.resolve(&models::linear_layers(&source)?)?;
+        let text = Plan::of_layers(&layers).to_toml()?;
+        output::write_file(path, text.as_bytes())?;
+    }
     output::print(table(&reports).text());
     output::line(format_args!("written to {}", arguments.out.display()));
     let report = Report {
@@ -42,13 +75,70 @@ pub fn run(common: &Common, arguments: &CompressArguments) -> Result<(), Command
     output::write_json(common.json.as_deref(), &report)
 }
 
+/// The model on `device` and the samples of `path` that it runs on.
+fn calibration(
+    source: &Checkpoint,
+    path: &Path,
+    arguments: &CompressArguments,
+    chosen: &ChosenDevice,
+) -> Result<Calibration, CommandError> {
+    let (device, samples) = (&chosen.device, arguments.samples);
+    match source.family() {
+        Family::Vit => {
+            let pipeline = ImagePipeline::of_checkpoint(source)?;
+            let files = models::images(path)?;
+            let count = samples.clamp(1, files.len());
+            let mut pixels = vec![];
+            for sample in 0..count {
+                pixels.push(pipeline.open(&files[sample * files.len() / count])?);
+            }
+            let mut batches = vec![];
+            // A pipeline without a crop leaves images of several sizes.
+            for alike in pixels.chunk_by(|a, b| a.size == b.size) {
+                for batch in alike.chunks(IMAGES_AT_ONCE) {
+                    batches.push(Pixels::batch(batch, device)?);
+                }
+            }
+            let model = Vit::load(source, device, FloatDType::F32)?;
+            Ok(Calibration::images(source, model, batches)?)
+        }
+        _ => {
+            source.expect_language_model()?;
+            let text = eval::read_text(path)?;
+            let tokens = TextTokenizer::open(source.dir())?.encode(&text)?;
+            let model = AnyLanguageModel::load(source, device, FloatDType::F32)?;
+            let window = eval::LONGEST_WINDOW;
+            Ok(Calibration::text(source, model, &tokens, window, samples)?)
+        }
+    }
+}
+
+/// The plan with ranks by error, with a bar over the layers.
+fn spread_ranks(
+    source: &Checkpoint,
+    plan: &Plan,
+    calibration: &Calibration,
+    device: &Device,
+) -> Result<Plan, CommandError> {
+    let bar = output::progress(0);
+    bar.set_message("error of each layer at every rank");
+    let mut on_layer = |index, count| {
+        bar.set_length(count as u64);
+        bar.set_position(index as u64);
+    };
+    let spread = training::spread_ranks(source, plan, calibration, device, &mut on_layer)?;
+    bar.finish_and_clear();
+    Ok(spread)
+}
+
 /// Compresses with a bar over the layers.
 pub fn compress_with_progress(
     request: &CompressRequest<'_>,
+    calibration: Option<Calibration>,
 ) -> Result<Vec<LayerReport>, CommandError> {
     let bar = output::progress(0);
     let mut current = String::new();
-    let reports = training::compress(request, &mut |event| match event {
+    let reports = training::compress(request, calibration, &mut |event| match event {
         CompressEvent::Layer {
             index,
             count,
@@ -60,13 +150,11 @@ pub fn compress_with_progress(
             current = format!("{name} as {structure}");
             bar.set_message(current.clone());
         }
-        CompressEvent::Sweep {
-            sweep,
+        CompressEvent::Step {
+            step,
             relative_error,
         } => {
-            bar.set_message(format!(
-                "{current}: sweep {sweep}, error {relative_error:.4}"
-            ));
+            bar.set_message(format!("{current}: step {step}, error {relative_error:.4}"));
         }
         CompressEvent::Done { .. } => bar.inc(1),
         CompressEvent::Writing => bar.set_message("writing"),
@@ -83,7 +171,8 @@ fn table(reports: &[LayerReport]) -> Table {
         "parameters",
         "kept",
         "error",
-        "sweeps",
+        "of outputs",
+        "steps",
         "seconds",
     ]);
     for report in reports {
@@ -96,7 +185,10 @@ fn table(reports: &[LayerReport]) -> Table {
                 report.parameters as f64 / report.dense_parameters as f64
             ),
             format!("{:.4}", report.relative_error),
-            report.sweeps.to_string(),
+            report
+                .output_error
+                .map_or_else(String::new, |error| format!("{error:.4}")),
+            report.steps.to_string(),
             format!("{:.2}", report.seconds),
         ]);
     }
@@ -135,9 +227,19 @@ fn blast_options(arguments: &CompressArguments) -> Result<BlastOptions, CommandE
             expected: "a share from 0 to below 1".to_string(),
         });
     }
+    let solver = arguments.solver.into();
+    if solver == BlastSolver::Published && arguments.calibration.is_some() {
+        return Err(CommandError::Flag {
+            flag: "solver",
+            found: arguments.solver.as_str().to_string(),
+            expected: "no --calibration with it".to_string(),
+        });
+    }
     Ok(BlastOptions {
-        max_sweeps: arguments.sweeps,
+        solver,
+        max_steps: arguments.steps,
         tolerance,
+        ..BlastOptions::default()
     })
 }
 

@@ -93,12 +93,10 @@ pub fn run(common: &Common, arguments: &DemoArguments) -> Result<(), CommandErro
             remove_earlier(&out)?;
             let plan = Plan::keep(method, keep);
             let started = Instant::now();
-            let layers = compress::compress_with_progress(&compress::request(
-                &source,
-                &out,
-                &plan,
-                &chosen.device,
-            ))?;
+            let layers = compress::compress_with_progress(
+                &compress::request(&source, &out, &plan, &chosen.device),
+                None,
+            )?;
             let seconds = started.elapsed().as_secs_f64();
             let compressed = Checkpoint::open(&out)?;
             rows.push(measure.row(method.as_str(), keep, &compressed, layers, Some(seconds))?);

@@ -19,7 +19,7 @@ const TOKENS_AT_ONCE: usize = 8192;
 
 /// Longest window if none is asked for. Newer models have contexts of 131,072 tokens, whose scores
 /// of every token with every other fit into no memory; perplexities are published for 2048.
-const LONGEST_WINDOW: usize = 2048;
+pub const LONGEST_WINDOW: usize = 2048;
 
 #[derive(Serialize)]
 struct Report<'a> {

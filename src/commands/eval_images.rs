@@ -10,7 +10,7 @@ use crate::error::CommandError;
 use crate::output;
 
 /// Images that go through the model at once; bounds the memory of activations.
-const IMAGES_AT_ONCE: usize = 32;
+pub const IMAGES_AT_ONCE: usize = 32;
 
 #[derive(Serialize)]
 struct Report<'a> {

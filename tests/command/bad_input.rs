@@ -383,3 +383,59 @@ fn a_gpu_that_is_not_there() {
         "{stderr}"
     );
 }
+
+#[test]
+fn samples_that_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let demo = demo_checkpoint();
+    let vit = crate::run::repository().join("tests/reference/vit/hf_patch8");
+    let dit = crate::run::repository().join("tests/reference/dit/latent");
+    let missing = folder.path().join("nowhere.txt");
+    let (empty, binary) = (
+        file("empty.txt", b""),
+        file("binary.txt", &[0xff, 0xfe, 0x41]),
+    );
+    let (fine, none) = (
+        file("fine.txt", b"fn main() {}"),
+        folder.path().join("none"),
+    );
+    fs::create_dir(&none).unwrap();
+    let by_error = ["--ranks", "by-error"];
+    type Case<'a> = (&'a Path, Option<&'a Path>, &'a [&'a str], &'a [&'a str]);
+    let cases: [Case<'_>; 8] = [
+        (&demo, Some(&missing), &[], &["nowhere.txt"]),
+        (&demo, Some(&empty), &[], &["token", "2"]),
+        (&demo, Some(&binary), &[], &["binary.txt", "UTF-8"]),
+        (
+            &demo,
+            Some(&fine),
+            &["--solver", "gd"],
+            &["--solver gd", "--calibration"],
+        ),
+        (
+            &demo,
+            None,
+            &by_error,
+            &["--ranks by-error", "--calibration"],
+        ),
+        (&vit, Some(&none), &[], &["none", "no images"]),
+        (&vit, Some(&missing), &[], &["nowhere.txt"]),
+        (&dit, Some(&fine), &[], &["dit"]),
+    ];
+    for (source, calibration, flags, parts) in cases {
+        let mut arguments = vec!["compress", text(source), "--out", text(&out)];
+        arguments.extend(LOW_RANK);
+        arguments.extend(flags);
+        if let Some(calibration) = calibration {
+            arguments.extend(["--calibration", text(calibration)]);
+        }
+        blr(&arguments).expect_refusal(parts);
+        assert!(!out.exists() && !folder.path().join("out.partial").exists());
+    }
+}

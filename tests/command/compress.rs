@@ -264,8 +264,28 @@ fn shards_stay_shards_with_the_same_tensors() {
     .expect_success();
 }
 
+/// The first characters of the demo's text.
+fn text_file(folder: &Path, name: &str, from: usize, count: usize) -> PathBuf {
+    let heldout = std::fs::read_to_string(repository().join("demo/heldout.txt")).unwrap();
+    let path = folder.join(name);
+    let part: String = heldout.chars().skip(from).take(count).collect();
+    std::fs::write(&path, part).unwrap();
+    path
+}
+
 #[test]
 fn a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes() {
+    goes_on_after_a_kill(&[]);
+}
+
+#[test]
+fn a_killed_run_with_samples_goes_on_behind_the_layers_that_are_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let samples = text_file(folder.path(), "samples.txt", 0, 12_000);
+    goes_on_after_a_kill(&["--calibration", text(&samples)]);
+}
+
+fn goes_on_after_a_kill(flags: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = demo_checkpoint();
     let compress = |out: &Path, extra: &[&str]| {
@@ -276,7 +296,7 @@ fn a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes() {
             "blast",
             "--keep",
             "0.3",
-            "--sweeps",
+            "--steps",
             "12",
             "--tolerance",
             "0",
@@ -285,6 +305,7 @@ fn a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes() {
             "--out",
         ];
         arguments.push(text(out));
+        arguments.extend(flags);
         arguments.extend(extra);
         command(&arguments)
     };
@@ -315,8 +336,8 @@ fn a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes() {
     let finished = compress(&out, &[]).output().unwrap();
     assert_eq!(finished.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&finished.stderr).contains("--resume"));
-    let other = compress(&out, &["--resume", "--device", "cpu", "--sweeps", "13"]);
-    let finished = blr_with_last_sweeps(other);
+    let other = compress(&out, &["--resume", "--device", "cpu", "--steps", "13"]);
+    let finished = output_of(other);
     assert_eq!(finished.0, Some(2), "{}", finished.1);
     let kept = std::fs::metadata(work.join("00000.safetensors"))
         .unwrap()
@@ -334,7 +355,7 @@ fn a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes() {
     assert_same_files(&whole, &out);
 }
 
-fn blr_with_last_sweeps(mut command: Command) -> (Option<i32>, String) {
+fn output_of(mut command: Command) -> (Option<i32>, String) {
     let output = command.output().unwrap();
     (
         output.status.code(),
@@ -395,4 +416,124 @@ fn a_full_precision_checkpoint_is_compressed_in_full_precision() {
         .unwrap();
     let tensors = read(&out.join("model.safetensors"));
     assert!(tensors.contains_key(&format!("{name}.low_rank.u")));
+}
+
+fn perplexity(checkpoint: &Path, data: &Path, json: &Path) -> f64 {
+    let arguments = ["eval", text(checkpoint), "--data", text(data)];
+    blr(&[&arguments[..], &["--json", text(json)]].concat()).expect_success();
+    read_json(json)["perplexity"].as_f64().unwrap()
+}
+
+#[test]
+fn samples_lower_the_perplexity_of_other_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = demo_checkpoint();
+    let samples = text_file(folder.path(), "samples.txt", 60_000, 20_000);
+    let held_out = text_file(folder.path(), "held-out.txt", 0, 12_000);
+    let json = folder.path().join("report.json");
+    for method in ["low-rank", "monarch", "blast"] {
+        let run = |name: &str, extra: &[&str]| {
+            let out = folder.path().join(format!("{method}-{name}"));
+            let mut arguments = vec!["compress", text(&checkpoint), "--out", text(&out)];
+            arguments.extend(["--method", method, "--keep", "0.5", "--steps", "20"]);
+            arguments.extend(["--json", text(&json)]);
+            arguments.extend(extra);
+            blr(&arguments).expect_success();
+            let report = read_json(&json);
+            (report, perplexity(&out, &held_out, &json))
+        };
+        let (plain, without) = run("plain", &[]);
+        let (seen, with) = run("seen", &["--calibration", text(&samples)]);
+        eprintln!("{method}: perplexity {without:.1}, with samples {with:.1}");
+        assert!(with < 0.7 * without, "{method}: {without} and {with}");
+        for (plain, seen) in layers(&plain).iter().zip(layers(&seen)) {
+            assert_eq!(plain["parameters"], seen["parameters"]);
+            assert!(plain.get("output_error").is_none(), "{plain}");
+            let [error, output] = ["relative_error", "output_error"].map(|key| &seen[key]);
+            assert!(error.as_f64() >= plain["relative_error"].as_f64(), "{seen}");
+            assert!(output.as_f64() < error.as_f64(), "{seen}");
+        }
+    }
+}
+
+fn layers(report: &serde_json::Value) -> &[serde_json::Value] {
+    report["layers"].as_array().unwrap()
+}
+
+#[test]
+fn ranks_by_error_keep_the_budget_and_their_plan_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoint = demo_checkpoint();
+    let samples = text_file(folder.path(), "samples.txt", 0, 12_000);
+    let (json, plan) = (
+        folder.path().join("report.json"),
+        folder.path().join("plan.toml"),
+    );
+    for method in ["low-rank", "monarch"] {
+        let run = |name: &str, flags: &[&str]| {
+            let out = folder.path().join(format!("{method}-{name}"));
+            let mut arguments = vec!["compress", text(&checkpoint), "--out", text(&out)];
+            arguments.extend(["--calibration", text(&samples), "--json", text(&json)]);
+            arguments.extend(flags);
+            blr(&arguments).expect_success();
+            (out, read_json(&json))
+        };
+        let keep = ["--method", method, "--keep", "0.5"];
+        let (_, uniform) = run("uniform", &keep);
+        let by_error = ["--ranks", "by-error", "--plan-out", text(&plan)];
+        let (spread_out, spread) = run("spread", &[&keep[..], &by_error[..]].concat());
+        let (planned_out, _) = run("planned", &["--plan", text(&plan)]);
+        assert_same_files(&spread_out, &planned_out);
+
+        let total = |report| -> u64 {
+            let parameters = layers(report).iter().map(|layer| &layer["parameters"]);
+            parameters
+                .map(|parameters| parameters.as_u64().unwrap())
+                .sum()
+        };
+        let dense: u64 = layers(&spread)
+            .iter()
+            .map(|layer| layer["dense_parameters"].as_u64().unwrap())
+            .sum();
+        assert!(2 * total(&spread) <= dense, "{} of {dense}", total(&spread));
+        assert!(total(&spread) * 100 > 95 * total(&uniform));
+        let ranks: Vec<_> = layers(&spread)
+            .iter()
+            .map(|layer| &layer["structure"])
+            .collect();
+        let same = |ranks: &[&serde_json::Value]| ranks.iter().all(|rank| *rank == ranks[0]);
+        assert!(!same(&ranks[..8]), "{ranks:?}");
+    }
+}
+
+#[test]
+fn a_vit_is_calibrated_with_a_folder_of_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = folder.path().join("images");
+    std::fs::create_dir_all(images.join("more")).unwrap();
+    let reference = repository().join("tests/reference/vit");
+    std::fs::copy(reference.join("image.png"), images.join("a.png")).unwrap();
+    std::fs::copy(reference.join("image.jpg"), images.join("more/b.jpg")).unwrap();
+    let json = folder.path().join("report.json");
+    for (case, layers_pattern) in [
+        ("hf_patch8", r"attention\.qkv$|intermediate"),
+        ("timm_token", "."),
+    ] {
+        let (source, out) = (reference.join(case), folder.path().join(case));
+        let mut arguments = vec!["compress", text(&source), "--out", text(&out)];
+        arguments.extend([
+            "--method",
+            "low-rank",
+            "--keep",
+            "0.5",
+            "--json",
+            text(&json),
+        ]);
+        arguments.extend(["--layers", layers_pattern, "--calibration", text(&images)]);
+        blr(&arguments).expect_success();
+        for layer in layers(&read_json(&json)) {
+            let [error, output] = ["relative_error", "output_error"].map(|key| layer[key].as_f64());
+            assert!(output.is_some() && output < error, "{layer}");
+        }
+    }
 }

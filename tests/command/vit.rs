@@ -313,7 +313,7 @@ fn the_preset_of_the_paper_applies_to_both_schemes_of_names(
     compress(
         &source,
         &out,
-        &["--method", method, "--preset", "vit_b", "--sweeps", "3"],
+        &["--method", method, "--preset", "vit_b", "--steps", "3"],
     );
     let config = read_json(&out.join("config.json"));
     let layers = config["blr"]["layers"].as_object().unwrap();

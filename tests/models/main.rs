@@ -9,6 +9,7 @@
 mod activation;
 mod autoencoder_kl;
 mod blast_llama;
+mod blocks;
 mod blr_checkpoint;
 mod checkpoint;
 mod demo_checkpoint;

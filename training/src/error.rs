@@ -62,6 +62,9 @@ pub enum TrainingError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A calibration without anything to run the model on.
+    #[error("nothing to calibrate with; expected at least one image")]
+    NoSamples,
     /// Factors that the checkpoint's number format cannot hold.
     #[error("layer `{layer}`: a factor has an entry that {dtype} cannot hold")]
     Overflow {

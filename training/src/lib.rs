@@ -8,7 +8,7 @@ mod compress;
 mod error;
 
 pub use compress::{
-    BlastOptions, CompressEvent, CompressRequest, Factorization, LayerReport, compress, factorize,
-    partial_path, relative_error,
+    BlastOptions, BlastSolver, Calibration, CompressEvent, CompressRequest, Factorization,
+    LayerReport, Products, compress, factorize, partial_path, relative_error, spread_ranks,
 };
 pub use error::TrainingError;

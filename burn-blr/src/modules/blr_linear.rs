@@ -1,11 +1,11 @@
-use burn::module::{Module, Param};
+use burn::module::{Module, Param, ParamId};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 
 use super::factor::bias_param;
 use super::{
     BlastLinear, BlastLinearConfig, LowRankLinear, LowRankLinearConfig, MonarchLinear,
-    MonarchLinearConfig,
+    MonarchLinearConfig, observe::observe,
 };
 use crate::{Activation, BlrError, OutputOrder, Structure, init, ops};
 
@@ -88,16 +88,10 @@ impl BlrLinear {
     /// - input: `[..., in]`
     /// - output: `[..., out]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        match self {
-            BlrLinear::Dense(_) => self.forward_with(input, Activation::None),
-            BlrLinear::LowRank(layer) => layer.forward(input),
-            BlrLinear::Monarch(layer) => layer.forward(input),
-            BlrLinear::Blast(layer) => layer.forward(input),
-        }
+        self.forward_with(input, Activation::None)
     }
 
-    /// Applies the layer, then `activation`; in one operation where gradients are not
-    /// tracked.
+    /// Applies the layer, then `activation`; in one operation where gradients are not tracked.
     ///
     /// # Shapes
     ///
@@ -108,6 +102,7 @@ impl BlrLinear {
         input: Tensor<D>,
         activation: Activation,
     ) -> Tensor<D> {
+        observe(|| self.id(), &input);
         match self {
             BlrLinear::Dense(layer) => {
                 let bias = layer.bias.as_ref().map(Param::val);
@@ -149,6 +144,16 @@ impl BlrLinear {
             BlrLinear::LowRank(layer) => layer.features(),
             BlrLinear::Monarch(layer) => layer.features(),
             BlrLinear::Blast(layer) => layer.features(),
+        }
+    }
+
+    /// What tells this layer from others: the id of its weight, or of the factor next to the output.
+    pub fn id(&self) -> ParamId {
+        match self {
+            BlrLinear::Dense(layer) => layer.weight.id,
+            BlrLinear::LowRank(layer) => layer.u.id,
+            BlrLinear::Monarch(layer) => layer.left.id,
+            BlrLinear::Blast(layer) => layer.u.id,
         }
     }
 

@@ -64,6 +64,40 @@ pub fn labelled_images(path: &Path, labels: &Labels) -> Result<Vec<LabelledImage
     Ok(images)
 }
 
+/// The images in a folder and, where there are any, in the folders in it, sorted by name.
+///
+/// # Errors
+///
+/// [`ModelError::Io`] and [`ModelError::MissingFile`] if a folder cannot be read;
+/// [`ModelError::ImageList`] if there are no images.
+pub fn images(path: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    const FOLDER: &str = "a folder with .png, .jpg or .jpeg files, or folders of such";
+    if !path.exists() {
+        return Err(ModelError::MissingFile {
+            path: path.to_path_buf(),
+            expected: FOLDER,
+        });
+    }
+    let mut images = Vec::new();
+    for entry in entries(path)? {
+        if entry.is_dir() {
+            images.extend(entries(&entry)?.into_iter().filter(|file| is_image(file)));
+        } else if is_image(&entry) {
+            images.push(entry);
+        }
+    }
+    if images.is_empty() {
+        return Err(wrong(path, "no images", FOLDER));
+    }
+    Ok(images)
+}
+
+fn is_image(file: &Path) -> bool {
+    let found = file.extension().unwrap_or_default();
+    let known = |ending: &&str| found.eq_ignore_ascii_case(ending);
+    file.is_file() && ENDINGS.iter().any(known)
+}
+
 fn wrong(path: &Path, found: impl Into<String>, expected: &str) -> ModelError {
     ModelError::ImageList {
         path: path.to_path_buf(),
@@ -101,11 +135,7 @@ fn in_folders(path: &Path, labels: &Labels) -> Result<Vec<LabelledImage>, ModelE
         } else {
             label(labels, &name(folder), folder)?
         };
-        let files = entries(folder)?.into_iter().filter(|file| {
-            let found = file.extension().unwrap_or_default();
-            let known = |ending: &&str| found.eq_ignore_ascii_case(ending);
-            file.is_file() && ENDINGS.iter().any(known)
-        });
+        let files = entries(folder)?.into_iter().filter(|file| is_image(file));
         images.extend(files.map(|path| LabelledImage { path, label }));
     }
     images.sort_by(|a, b| (a.label, &a.path).cmp(&(b.label, &b.path)));

@@ -6,6 +6,6 @@ mod pipeline;
 mod resize;
 mod settings;
 
-pub use list::{LabelledImage, labelled_images};
+pub use list::{LabelledImage, images, labelled_images};
 pub use pipeline::{ImagePipeline, ImageSize, Pixels};
 pub use resize::Resampling;

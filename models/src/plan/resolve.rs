@@ -38,6 +38,28 @@ impl Plan {
         })
     }
 
+    /// A rule for each layer, by its name; dense ones have none.
+    pub fn of_layers(layers: &[(LinearLayer, Structure)]) -> Self {
+        let rules = layers.iter().filter_map(|(layer, structure)| {
+            let method = structure.method()?;
+            let output_order = match structure {
+                Structure::Monarch { order, .. } => Some(*order),
+                _ => None,
+            };
+            Some(Rule {
+                layers: format!("^{}$", regex::escape(&layer.name)),
+                method,
+                rank: structure.rank(),
+                keep: None,
+                blocks: (method != Method::LowRank).then_some(structure.blocks()),
+                output_order,
+            })
+        });
+        Self {
+            rules: rules.collect(),
+        }
+    }
+
     /// Checks what can be checked without a model.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! `blr bench`.
 
 mod catalogue;
+mod compress;
 mod layers;
 mod memory;
 mod methods;
@@ -21,5 +22,6 @@ pub fn run(common: &Common, arguments: &BenchArguments) -> Result<(), CommandErr
         BenchSubcommand::Layers(arguments) => layers::run(common, arguments),
         BenchSubcommand::Model(arguments) => model::run(common, arguments),
         BenchSubcommand::Report(arguments) => report::run(common, arguments),
+        BenchSubcommand::Compress(arguments) => compress::run(common, arguments),
     }
 }

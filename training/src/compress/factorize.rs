@@ -3,8 +3,10 @@
 use burn::tensor::Tensor;
 use burn_blr::{BlastLinear, BlrLinear, LowRankLinear, MonarchLinear, OutputOrder, Structure};
 
-use super::blast::{self, BlastFactors, BlastOptions, frobenius_norm};
-use super::host::{entries, row_major, tensor, truncated_svd, view};
+use super::blast::{self, BlastFactors, BlastOptions};
+use super::host::{frobenius_norm, tensor, weighted_square};
+use super::subspace::{self, Effort};
+use super::weighting::damped;
 use crate::TrainingError;
 
 /// A structured layer and how far it is from the weight it replaces.
@@ -14,18 +16,23 @@ pub struct Factorization {
     pub layer: BlrLinear,
     /// `‖W − Ŵ‖ / ‖W‖` in the Frobenius norm.
     pub relative_error: f64,
-    /// For BLAST the relative error of the start and after each sweep; else the final one.
+    /// For BLAST the relative error of the start and after each step, in the norm that is minimised;
+    /// else the final one.
     pub history: Vec<f64>,
 }
 
-/// Finds the factors of `structure` nearest to `weight [out, in]` in the Frobenius norm.
+/// Finds the factors of `structure` nearest to `weight [out, in]`.
 ///
-/// Low-rank by truncated SVD and Monarch by one truncated SVD a block are exact optima; BLAST is
-/// the alternating least squares of [`BlastOptions`]. All arithmetic is in `f32` or better, on the
-/// weight's device, with SVD and Cholesky on the host. The result is a function of the weight
-/// alone: nothing is drawn at random.
+/// Near is meant in the Frobenius norm of `W − Ŵ`, or, where the second moment `C [in, in]` of the
+/// inputs is given, in that of the outputs `(W − Ŵ) x`, with a hundredth of the mean of its diagonal
+/// added to the diagonal of C. Low-rank and Monarch come from singular value decompositions, exact on
+/// the host for matrices with a side up to 1024 and by subspace iteration on the device beyond;
+/// Monarch leaves aside what C couples between different blocks of inputs. BLAST is searched for as
+/// [`BlastOptions`] say. The result is a function of the weight and the moment alone: random numbers
+/// have fixed seeds.
 ///
-/// `on_sweep` hears of each sweep of BLAST: its number, the start being 0, and the relative error.
+/// `on_step` hears of each step of BLAST: its number, the start being 0, and the relative error in the
+/// norm that is minimised.
 ///
 /// # Errors
 ///
@@ -34,21 +41,31 @@ pub fn factorize(
     weight: Tensor<2>,
     structure: Structure,
     options: &BlastOptions,
-    on_sweep: &mut dyn FnMut(usize, f64),
+    moment: Option<&Tensor<2>>,
+    on_step: &mut dyn FnMut(usize, f64),
 ) -> Result<Factorization, TrainingError> {
     let [out_features, in_features] = weight.dims();
     structure.validate(in_features, out_features)?;
     let weight = weight.cast(burn::tensor::FloatDType::F32);
+    let moment = moment.map(damped).transpose()?;
+    let moment = moment.as_ref();
     let (layer, history) = match structure {
         Structure::Dense => (BlrLinear::dense(weight.clone().transpose(), None), vec![]),
-        Structure::LowRank { rank } => (low_rank(&weight, rank)?, vec![]),
+        Structure::LowRank { rank } => {
+            let (u, v) = subspace::low_rank(&weight, moment, rank, Effort::Result)?;
+            (
+                BlrLinear::LowRank(LowRankLinear::from_factors(u, v, None)?),
+                vec![],
+            )
+        }
         Structure::Monarch {
             blocks,
             rank,
             order,
-        } => (monarch(&weight, blocks, rank, order)?, vec![]),
+        } => (monarch(&weight, moment, blocks, rank, order)?, vec![]),
         Structure::Blast { blocks, rank } => {
-            let (factors, history) = blast::factorize(&weight, blocks, rank, options, on_sweep)?;
+            let (factors, history) =
+                blast::factorize(&weight, blocks, rank, options, moment, on_step)?;
             let BlastFactors { u, s, v } = factors;
             (
                 BlrLinear::Blast(BlastLinear::from_factors(u, s, v, None)?),
@@ -79,80 +96,95 @@ const COMPARED_COLUMNS: usize = 1024;
 ///
 /// [`TrainingError::Device`] if the device fails.
 pub fn relative_error(weight: &Tensor<2>, layer: &BlrLinear) -> Result<f64, TrainingError> {
-    let [_, in_features] = weight.dims();
     let norm = frobenius_norm(weight.clone())?;
     if norm == 0.0 {
         return Ok(0.0);
     }
     let mut squared = 0.0;
-    for start in (0..in_features).step_by(COMPARED_COLUMNS) {
-        let count = COMPARED_COLUMNS.min(in_features - start);
-        let expected = weight.clone().narrow(1, start, count).transpose();
-        let found = match layer {
-            BlrLinear::Dense(layer) => layer.weight.val().narrow(0, start, count),
-            // A layer maps unit vectors to the columns of its weight, and the kernels of the
-            // structures do not round to tf32 as a GPU's dense product may.
-            _ => {
-                let mut units = vec![0.0; count * in_features];
-                for unit in 0..count {
-                    units[unit * in_features + start + unit] = 1.0;
-                }
-                layer.forward(tensor(units, [count, in_features], &weight.device()))
-            }
-        };
-        squared += frobenius_norm(expected - found)?.powi(2);
+    for columns in differences(weight, layer) {
+        squared += frobenius_norm(columns)?.powi(2);
     }
     Ok(squared.sqrt() / norm)
 }
 
-fn low_rank(weight: &Tensor<2>, rank: usize) -> Result<BlrLinear, TrainingError> {
-    let ([rows, columns], device) = (weight.dims(), weight.device());
-    let dense = entries(weight.clone())?;
-    let (left, right) = truncated_svd(view(&dense, rows, columns), rank)?;
-    let u = tensor(row_major(left.as_ref()), [rows, rank], &device);
-    let v = tensor(row_major(right.as_ref()), [rank, columns], &device);
-    Ok(BlrLinear::LowRank(LowRankLinear::from_factors(u, v, None)?))
+/// `‖(W − Ŵ) x‖ / ‖W x‖`, root mean squares over inputs with second moment `moment [in, in]`; 0 where
+/// `W x` is 0.
+pub(super) fn output_error(
+    weight: &Tensor<2>,
+    layer: &BlrLinear,
+    moment: &Tensor<2>,
+) -> Result<f64, TrainingError> {
+    let expected = weighted_square(weight.clone(), moment)?;
+    if expected <= 0.0 {
+        return Ok(0.0);
+    }
+    let difference = Tensor::cat(differences(weight, layer).collect(), 0).transpose();
+    Ok((weighted_square(difference, moment)?.max(0.0) / expected).sqrt())
 }
 
-/// Each block has columns of `left` and rows of `right` of its own, so the blocks are independent
-/// and the truncated SVD of each is the optimum of the whole
-/// ([Dao et al. 2022](https://arxiv.org/abs/2204.00595), section 3.3).
+/// Columns of `W − Ŵ` as rows `[columns, out]`, [`COMPARED_COLUMNS`] at a time.
+fn differences(weight: &Tensor<2>, layer: &BlrLinear) -> impl Iterator<Item = Tensor<2>> {
+    let [_, in_features] = weight.dims();
+    (0..in_features)
+        .step_by(COMPARED_COLUMNS)
+        .map(move |start| {
+            let count = COMPARED_COLUMNS.min(in_features - start);
+            let expected = weight.clone().narrow(1, start, count).transpose();
+            let found = match layer {
+                BlrLinear::Dense(layer) => layer.weight.val().narrow(0, start, count),
+                // A layer maps unit vectors to the columns of its weight, and the kernels of the
+                // structures do not round to tf32 as a GPU's dense product may.
+                _ => {
+                    let mut units = vec![0.0; count * in_features];
+                    for unit in 0..count {
+                        units[unit * in_features + start + unit] = 1.0;
+                    }
+                    layer.forward(tensor(units, [count, in_features], &weight.device()))
+                }
+            };
+            expected - found
+        })
+}
+
+/// The moments of blocks and their SVDs are independent: each block has columns of `left` and rows of
+/// `right` of its own, and the best approximation of each is the optimum of the whole
+/// ([Dao et al. 2022](https://arxiv.org/abs/2204.00595), section 3.3), but for what the moment couples
+/// between different blocks of inputs.
 fn monarch(
     weight: &Tensor<2>,
+    moment: Option<&Tensor<2>>,
     blocks: usize,
     rank: usize,
     order: OutputOrder,
 ) -> Result<BlrLinear, TrainingError> {
-    let ([rows, columns], device) = (weight.dims(), weight.device());
+    let [rows, columns] = weight.dims();
     let (block_out, block_in, part) = (rows / blocks, columns / blocks, rank / blocks);
-    let dense = entries(weight.clone())?;
-    let dense = view(&dense, rows, columns);
-    let mut right = vec![0.0; rank * columns];
-    let mut left = vec![0.0; rows * rank];
-    for j in 0..blocks {
-        let output_row = |row: usize| match order {
-            OutputOrder::Contiguous => j * block_out + row,
-            OutputOrder::Interleaved => row * blocks + j,
-        };
-        for i in 0..blocks {
-            let block = faer::Mat::from_fn(block_out, block_in, |row, column| {
-                dense[(output_row(row), i * block_in + column)]
-            });
-            let (block_left, block_right) = truncated_svd(block.as_ref(), part)?;
-            for row in 0..block_out {
-                for k in 0..part {
-                    left[(j * block_out + row) * rank + i * part + k] = block_left[(row, k)];
-                }
-            }
-            for k in 0..part {
-                for column in 0..block_in {
-                    right[(i * rank + j * part + k) * block_in + column] = block_right[(k, column)];
-                }
-            }
+    let block_rows: Tensor<3> = match order {
+        OutputOrder::Contiguous => weight.clone().reshape([blocks, block_out, columns]),
+        OutputOrder::Interleaved => {
+            let rows: Tensor<3> = weight.clone().reshape([block_out, blocks, columns]);
+            rows.swap_dims(0, 1)
         }
+    };
+    let (mut left, mut right) = (vec![], vec![]);
+    for i in 0..blocks {
+        let inputs = i * block_in;
+        let moment = moment.map(|moment| {
+            let rows = moment.clone().narrow(0, inputs, block_in);
+            rows.narrow(1, inputs, block_in)
+        });
+        let (mut lefts, mut rights) = (vec![], vec![]);
+        for j in 0..blocks {
+            let row: Tensor<2> = block_rows.clone().narrow(0, j, 1).squeeze_dim(0);
+            let block = row.narrow(1, inputs, block_in);
+            let (u, v) = subspace::low_rank(&block, moment.as_ref(), part, Effort::Result)?;
+            lefts.push(u);
+            rights.push(v);
+        }
+        left.push(Tensor::stack::<3>(lefts, 0)); // [b (out), out/b, r/b]
+        right.push(Tensor::cat(rights, 0)); // [r, in/b]
     }
-    let right = tensor(right, [blocks, rank, block_in], &device);
-    let left = tensor(left, [blocks, block_out, rank], &device);
+    let (right, left) = (Tensor::stack(right, 0), Tensor::cat(left, 2));
     Ok(BlrLinear::Monarch(MonarchLinear::from_factors(
         right, left, order, None,
     )?))

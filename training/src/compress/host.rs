@@ -1,6 +1,7 @@
 //! Between tensors on a device and faer's matrices on the host.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use burn_blr::ops::exact_product;
 use faer::{Mat, MatRef};
 
 use crate::TrainingError;
@@ -37,33 +38,27 @@ pub(crate) fn row_major(matrix: MatRef<'_, f32>) -> Vec<f32> {
     entries
 }
 
-/// The best approximation of a matrix by a product of rank `rank` in the Frobenius norm
-/// (Eckart–Young), its singular values shared evenly: `(left [rows, r], right [r, columns])`.
-///
-/// # Errors
-///
-/// [`TrainingError::NoConvergence`] if the singular value decomposition fails.
-pub(crate) fn truncated_svd(
-    matrix: MatRef<'_, f32>,
-    rank: usize,
-) -> Result<(Mat<f32>, Mat<f32>), TrainingError> {
-    let svd = matrix
-        .thin_svd()
-        .map_err(|_| TrainingError::NoConvergence {
-            what: "singular value decomposition",
-            rows: matrix.nrows(),
-            columns: matrix.ncols(),
-        })?;
-    let values = svd.S().column_vector();
-    let root = |k: usize| {
-        if k < values.nrows() {
-            values[k].max(0.0).sqrt()
-        } else {
-            0.0
-        }
-    };
-    let (u, v) = (svd.U(), svd.V());
-    let left = Mat::from_fn(matrix.nrows(), rank, |row, k| u[(row, k)] * root(k));
-    let right = Mat::from_fn(rank, matrix.ncols(), |k, column| v[(column, k)] * root(k));
-    Ok((left, right))
+/// The inverse of a lower triangular matrix.
+pub(crate) fn inverse_of_lower(lower: MatRef<'_, f64>) -> Mat<f64> {
+    let mut inverse = Mat::identity(lower.nrows(), lower.nrows());
+    lower.solve_lower_triangular_in_place(inverse.as_mut());
+    inverse
+}
+
+/// Frobenius norm, rows summed on the device in `f32` and then on the host in `f64`.
+pub(crate) fn frobenius_norm<const D: usize>(tensor: Tensor<D>) -> Result<f64, TrainingError> {
+    Ok(sum(tensor.square())?.sqrt())
+}
+
+/// `Σ x · moment · xᵀ` over the rows x of `[rows, in]`.
+pub(crate) fn weighted_square(rows: Tensor<2>, moment: &Tensor<2>) -> Result<f64, TrainingError> {
+    let rows: Tensor<3> = rows.unsqueeze();
+    let weighted = exact_product(rows.clone(), moment.clone().unsqueeze());
+    sum(rows * weighted)
+}
+
+/// The sum of all entries, its last axis summed on the device and the rest in `f64`.
+pub(crate) fn sum<const D: usize>(tensor: Tensor<D>) -> Result<f64, TrainingError> {
+    let sums = entries(tensor.sum_dim(D - 1))?;
+    Ok(sums.into_iter().map(f64::from).sum())
 }

@@ -1,13 +1,19 @@
 //! Dense to structured: the factorisations, and a whole checkpoint at a time.
 
 mod blast;
+mod calibration;
 mod checkpoint;
 mod factorize;
 mod host;
 mod parts;
-mod solve;
+mod random;
+mod ranks;
+mod subspace;
+mod weighting;
 mod write;
 
-pub use blast::BlastOptions;
+pub use blast::{BlastOptions, BlastSolver, Products};
+pub use calibration::Calibration;
 pub use checkpoint::{CompressEvent, CompressRequest, LayerReport, compress, partial_path};
 pub use factorize::{Factorization, factorize, relative_error};
+pub use ranks::spread_ranks;

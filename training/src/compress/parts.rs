@@ -5,15 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use burn_blr::Structure;
+use burn_blr::{BlrLinear, Structure};
 use memmap2::Mmap;
 use models::{Checkpoint, LinearLayer};
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::BlastOptions;
 use super::checkpoint::{LayerReport, partial_path};
-use super::write::Factors;
+use super::write::{Factors, decode_layer};
 use crate::TrainingError;
 
 /// Key of a part's safetensors metadata that holds its report as JSON.
@@ -30,8 +30,8 @@ pub(super) struct Part {
 pub(super) struct Settings {
     source: String,
     layers: Vec<(String, String)>,
-    max_sweeps: usize,
-    tolerance: f64,
+    blast: String,
+    calibration: String,
     device: String,
 }
 
@@ -40,6 +40,7 @@ impl Settings {
         source: &Checkpoint,
         chosen: &[(LinearLayer, Structure)],
         blast: &BlastOptions,
+        calibration: Option<&str>,
         device: &Device,
     ) -> Self {
         let bytes: usize = source.files().iter().map(|file| file.len()).sum();
@@ -49,8 +50,8 @@ impl Settings {
                 .iter()
                 .map(|(layer, structure)| (layer.name.clone(), structure.to_string()))
                 .collect(),
-            max_sweeps: blast.max_sweeps,
-            tolerance: blast.tolerance,
+            blast: format!("{blast:?}"),
+            calibration: calibration.unwrap_or("none").to_string(),
             device: format!("{device:?}"),
         }
     }
@@ -78,8 +79,8 @@ impl Settings {
         };
         text("source", &self.source, &other.source)
             .or(layer)
-            .or_else(|| text("sweeps", &self.max_sweeps, &other.max_sweeps))
-            .or_else(|| text("tolerance", &self.tolerance, &other.tolerance))
+            .or_else(|| text("BLAST options", &self.blast, &other.blast))
+            .or_else(|| text("calibration", &self.calibration, &other.calibration))
             .or_else(|| text("device", &self.device, &other.device))
     }
 }
@@ -229,6 +230,30 @@ impl MappedPart {
             path: self.path.clone(),
             reason: error.to_string(),
         })
+    }
+
+    /// `layer` in `f32`, without bias, from the factors of `structure` in the file.
+    pub fn layer(
+        &self,
+        layer: &LinearLayer,
+        structure: &Structure,
+        device: &Device,
+    ) -> Result<BlrLinear, TrainingError> {
+        let tensors = self.tensors()?;
+        let names = layer.weight_tensors(structure).into_iter();
+        let views: Vec<_> = names
+            .map(|(name, _)| tensors.tensor(&name))
+            .collect::<Result<_, _>>()
+            .map_err(|error| TrainingError::BrokenPart {
+                path: self.path.clone(),
+                reason: error.to_string(),
+            })?;
+        let dtype = views.first().map_or(Dtype::F32, |view| view.dtype());
+        let factors: Vec<_> = views
+            .iter()
+            .map(|view| (view.shape(), view.data()))
+            .collect();
+        decode_layer(*structure, dtype, &factors, device)
     }
 }
 

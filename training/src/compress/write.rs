@@ -64,36 +64,12 @@ impl Factors {
 
     /// The layer that somebody gets who reads the stored factors, in `f32`.
     pub fn decode(&self, device: &Device) -> Result<BlrLinear, TrainingError> {
-        fn factor<const D: usize>(stored: &Stored, dtype: Dtype, device: &Device) -> Tensor<D> {
-            let mut shape = [1; D];
-            for (size, found) in shape.iter_mut().zip(&stored.shape) {
-                *size = *found;
-            }
-            tensor(decode(&stored.bytes, dtype), shape, device)
-        }
-        let dtype = self.dtype;
-        Ok(match (self.structure, self.tensors.as_slice()) {
-            (Structure::LowRank { .. }, [u, v]) => BlrLinear::LowRank(LowRankLinear::from_factors(
-                factor(u, dtype, device),
-                factor(v, dtype, device),
-                None,
-            )?),
-            (Structure::Monarch { order, .. }, [right, left]) => {
-                BlrLinear::Monarch(MonarchLinear::from_factors(
-                    factor(right, dtype, device),
-                    factor(left, dtype, device),
-                    order,
-                    None,
-                )?)
-            }
-            (Structure::Blast { .. }, [u, s, v]) => BlrLinear::Blast(BlastLinear::from_factors(
-                factor(u, dtype, device),
-                factor(s, dtype, device),
-                factor(v, dtype, device),
-                None,
-            )?),
-            (structure, tensors) => unreachable!("{structure} with {} factors", tensors.len()),
-        })
+        let tensors: Vec<_> = self
+            .tensors
+            .iter()
+            .map(|stored| (stored.shape.as_slice(), stored.bytes.as_slice()))
+            .collect();
+        decode_layer(self.structure, self.dtype, &tensors, device)
     }
 
     /// The tensors as safetensors writes them.
@@ -144,6 +120,49 @@ impl Stored {
             bytes,
         })
     }
+}
+
+/// A layer in `f32`, without bias, from shapes and bytes of its factors in the order in which
+/// [`LinearLayer::weight_tensors`] names them.
+pub(super) fn decode_layer(
+    structure: Structure,
+    dtype: Dtype,
+    factors: &[(&[usize], &[u8])],
+    device: &Device,
+) -> Result<BlrLinear, TrainingError> {
+    fn factor<const D: usize>(
+        (found, bytes): &(&[usize], &[u8]),
+        dtype: Dtype,
+        device: &Device,
+    ) -> Tensor<D> {
+        let mut shape = [1; D];
+        for (size, found) in shape.iter_mut().zip(*found) {
+            *size = *found;
+        }
+        tensor(decode(bytes, dtype), shape, device)
+    }
+    Ok(match (structure, factors) {
+        (Structure::LowRank { .. }, [u, v]) => BlrLinear::LowRank(LowRankLinear::from_factors(
+            factor(u, dtype, device),
+            factor(v, dtype, device),
+            None,
+        )?),
+        (Structure::Monarch { order, .. }, [right, left]) => {
+            BlrLinear::Monarch(MonarchLinear::from_factors(
+                factor(right, dtype, device),
+                factor(left, dtype, device),
+                order,
+                None,
+            )?)
+        }
+        (Structure::Blast { .. }, [u, s, v]) => BlrLinear::Blast(BlastLinear::from_factors(
+            factor(u, dtype, device),
+            factor(s, dtype, device),
+            factor(v, dtype, device),
+            None,
+        )?),
+        (structure, factors) => unreachable!("{structure} with {} factors", factors.len()),
+    })
 }
 
 fn decode(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
