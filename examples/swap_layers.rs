@@ -98,7 +98,7 @@ pub fn swap(device: &Device) -> Result<Swapped, Box<dyn Error>> {
         let structure = Structure::for_keep(Method::Blast, 8, 0.5, inputs, outputs)
             .ok_or("half of the parameters are too few for a structure")?;
         let options = BlastOptions::default();
-        let found = factorize(layer.to_dense(), structure, &options, &mut |_, _| {})?;
+        let found = factorize(layer.to_dense(), structure, &options, None, &mut |_, _| {})?;
         weight_errors.push(found.relative_error);
         *layer = found.layer.with_bias(layer.bias())?;
     }

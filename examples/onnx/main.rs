@@ -108,7 +108,7 @@ fn compress(model: &mut Model, method: Method, keep: f64) -> Result<f64, Box<dyn
         let structure = Structure::for_keep(method, blocks, keep, inputs, outputs)
             .ok_or_else(|| format!("{name}: {keep} of its weights are too few for {method}"))?;
         let options = BlastOptions::default();
-        let found = factorize(layer.to_dense(), structure, &options, &mut |_, _| {})?;
+        let found = factorize(layer.to_dense(), structure, &options, None, &mut |_, _| {})?;
         *layer = found.layer.with_bias(layer.bias())?;
         errors.push(found.relative_error);
     }

@@ -15,7 +15,7 @@ const IDS: [u32; 6] = [1, 5, 3, 2, 4, 7];
 /// Through all blocks, and what comes behind them.
 fn through(model: &dyn BlockModel, state: &BlockState) -> Vec<f32> {
     let mut state = state.clone();
-    for block in 0..model.block_parts().len() {
+    for block in 0..model.blocks().len() {
         state = model.apply_block(block, &state);
     }
     host(model.finish(&state))
