@@ -35,9 +35,9 @@ pub struct Decoder<'a, M: LanguageModel> {
 
 /// How steps are taken.
 enum Steps<'a> {
-    Captured(CapturedSteps<'a>),
+    Captured(Box<CapturedSteps<'a>>),
     Eager {
-        cache: KvCache,
+        cache: Box<KvCache>,
         /// Why they are not captured, where that was tried.
         reason: Option<String>,
     },
@@ -63,8 +63,10 @@ impl<'a, M: LanguageModel> Decoder<'a, M> {
         let steps = if tokens < capacity && graph::captures(&model.device()) {
             captured(model, cache)?
         } else {
-            let reason = None;
-            Steps::Eager { cache, reason }
+            Steps::Eager {
+                cache: Box::new(cache),
+                reason: None,
+            }
         };
         Ok(Self {
             model,
@@ -83,7 +85,7 @@ impl<'a, M: LanguageModel> Decoder<'a, M> {
             capacity: cache.capacity().min(model.max_tokens()),
             tokens: cache.tokens(),
             steps: Steps::Eager {
-                cache,
+                cache: Box::new(cache),
                 reason: None,
             },
         }
@@ -144,10 +146,11 @@ impl<'a, M: LanguageModel> Decoder<'a, M> {
     /// The cache with all tokens.
     pub fn into_cache(self) -> KvCache {
         match self.steps {
-            Steps::Eager { cache, .. } => cache,
+            Steps::Eager { cache, .. } => *cache,
             Steps::Captured(steps) => {
-                drop(steps.graph);
-                let mut cache = owned(steps.cache);
+                let CapturedSteps { graph, cache, .. } = *steps;
+                drop(graph);
+                let mut cache = owned(cache);
                 cache.set_tokens(self.tokens);
                 cache
             }
@@ -183,14 +186,14 @@ fn captured<'a, M: LanguageModel>(model: &'a M, cache: KvCache) -> Result<Steps<
     // the cache until the graph is gone.
     let graph = unsafe { CapturedGraph::capture(&model.device(), pass) };
     match graph {
-        Ok(graph) => Ok(Steps::Captured(CapturedSteps {
+        Ok(graph) => Ok(Steps::Captured(Box::new(CapturedSteps {
             graph,
             ids,
             position,
             cache,
-        })),
+        }))),
         Err(error) => Ok(Steps::Eager {
-            cache: owned(cache),
+            cache: Box::new(owned(cache)),
             reason: Some(error.reason),
         }),
     }

@@ -222,7 +222,7 @@ enum Memory<'a, M: LanguageModel> {
     /// Nothing yet; the cache is to hold so many tokens a row.
     Empty { capacity: usize, capture: bool },
     /// Keys and values.
-    Cache(Decoder<'a, M>),
+    Cache(Box<Decoder<'a, M>>),
     /// The tokens themselves, a list for each row.
     Tokens(Vec<Vec<u32>>),
 }
@@ -255,10 +255,10 @@ impl<'a, M: LanguageModel> Reader<'a, M> {
                 let ids = model.input_ids(input, rows)?;
                 let logits = model.last_logits(ids, Context::Cached(&mut cache))?;
                 let logits = logits.try_into_vec_as::<f32>()?;
-                self.memory = Memory::Cache(match *capture {
+                self.memory = Memory::Cache(Box::new(match *capture {
                     true => Decoder::new(model, cache)?,
                     false => Decoder::eager(model, cache),
-                });
+                }));
                 Ok(logits)
             }
             Memory::Cache(decoder) => decoder.step(input),

@@ -26,6 +26,10 @@ pub use cubecl_kernels::norm::Norm;
 
 /// Which keys a query sees.
 #[derive(Debug, Clone)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one for a whole pass, and every variant but one holds tensors"
+)]
 pub enum VisibleKeys {
     /// All of them.
     All,
@@ -203,6 +207,7 @@ pub struct Residual {
 
 /// What becomes of a normalized row.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "handed over once for each norm")]
 pub enum ScaleShift {
     /// It stays as it is.
     None,

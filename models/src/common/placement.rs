@@ -9,6 +9,7 @@ use crate::{KvCache, ModelError};
 
 /// What stands before the tokens of a forward pass.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one for a whole pass")]
 pub enum Context<'a> {
     /// Nothing.
     Empty,

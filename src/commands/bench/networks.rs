@@ -150,6 +150,7 @@ impl Family {
 }
 
 /// A network with random weights.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Network {
     Language(AnyLanguageModel),
     Dit(Dit),
@@ -261,6 +262,7 @@ impl Network {
 }
 
 /// A pass through a network, the same every time.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Pass<'a> {
     Language {
         model: &'a AnyLanguageModel,
