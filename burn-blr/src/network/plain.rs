@@ -57,8 +57,6 @@ fn hidden<B: Backend>(visible: Visible<B>) -> Option<BoolTensor<B>> {
         Visible::Causal { queries, keys } => {
             let bools = get_device_settings::<B>(&keys.device()).bool_dtype;
             let (tokens, seen) = (queries.shape()[0], keys.shape()[0]);
-            // The last query sees the last key, so a single one at the end needs no mask; where it
-            // stands is on the device.
             let all = Shape::new([1, 1, tokens, seen]);
             let queries = B::int_reshape(queries, Shape::new([1, 1, tokens, 1]));
             let keys = B::int_reshape(keys, Shape::new([1, 1, 1, seen]));

@@ -8,8 +8,9 @@ use super::{Bias, BlrBackend, plain};
 
 /// `y = f(x W + bias)`, with `f` the activation.
 ///
-/// Where `f32` operands are not, 16-bit ones are multiplied by the kernels of the structured products;
-/// those are fastest where the inputs of an output are contiguous, as in the transpose of `[out, in]`.
+/// On CUDA, operands of 16 bits go through the kernels of the structured products, which are fastest
+/// where the inputs of an output are contiguous, as in the transpose of `[out, in]`; operands of `f32`
+/// go through Burn's product, which may round them to tf32.
 ///
 /// # Shapes
 ///
