@@ -82,26 +82,31 @@ pub fn cache_kernels() -> bool {
 /// For measurements: a captured graph writes to the buffers of its capture, and a result that is
 /// NaN before a replay shows whether the replay wrote it.
 pub fn overwrite_with_nan<const D: usize>(tensor: Tensor<D>) -> bool {
-    let bytes = tensor.shape().num_elements() * tensor.dtype().size();
-    // All bits set are a NaN in f32, f16 and bf16.
-    overwrite_bytes(tensor, vec![u8::MAX; bytes])
+    #[cfg(feature = "cuda")]
+    {
+        let bytes = tensor.shape().num_elements() * tensor.dtype().size();
+        let Ok(tensor) = tensor.try_into_primitive::<Cuda>() else {
+            return false;
+        };
+        #[cfg(feature = "fusion")]
+        let tensor = {
+            let client = tensor.client.clone();
+            client.resolve_tensor_float::<CubeBackend<CudaRuntime>>(tensor)
+        };
+        // All bits set are a NaN in f32, f16 and bf16.
+        write(&tensor, vec![u8::MAX; bytes])
+    }
+    #[cfg(not(feature = "cuda"))]
+    {
+        drop(tensor);
+        false
+    }
 }
 
-/// Writes `data` to the buffer of a float tensor in place, whoever else holds it, after conversion to
-/// its dtype; returns whether that could be done, which is on a CUDA device only.
+/// Writes `data` to the buffer of an integer tensor in place, whoever else holds it, after conversion
+/// to its dtype; returns whether that could be done, which is on a CUDA device only.
 ///
 /// For the inputs of a captured graph, which reads the buffers of its capture.
-///
-/// # Panics
-///
-/// If the shapes differ.
-pub fn overwrite<const D: usize>(tensor: Tensor<D>, data: TensorData) -> bool {
-    assert_eq!(data.shape, tensor.shape(), "overwrite: another shape");
-    let data = data.convert_dtype(tensor.dtype());
-    overwrite_bytes(tensor, data.bytes.to_vec())
-}
-
-/// As [`overwrite`], for an integer tensor.
 ///
 /// # Panics
 ///
@@ -124,26 +129,6 @@ pub fn overwrite_int<const D: usize>(tensor: Tensor<D, Int>, data: TensorData) -
     #[cfg(not(feature = "cuda"))]
     {
         drop((tensor, data));
-        false
-    }
-}
-
-fn overwrite_bytes<const D: usize>(tensor: Tensor<D>, bytes: Vec<u8>) -> bool {
-    #[cfg(feature = "cuda")]
-    {
-        let Ok(tensor) = tensor.try_into_primitive::<Cuda>() else {
-            return false;
-        };
-        #[cfg(feature = "fusion")]
-        let tensor = {
-            let client = tensor.client.clone();
-            client.resolve_tensor_float::<CubeBackend<CudaRuntime>>(tensor)
-        };
-        write(&tensor, bytes)
-    }
-    #[cfg(not(feature = "cuda"))]
-    {
-        drop((tensor, bytes));
         false
     }
 }

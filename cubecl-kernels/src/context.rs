@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use crate::device;
 use crate::error::KernelError;
-use crate::operand::{check_input, check_output, elements_reached};
+use crate::operand::{axis_size, check_input, check_output, elements_reached};
 use crate::strategy::Strategy;
 
 /// Client, element type and strategy of one call.
@@ -81,5 +81,5 @@ impl<'a, R: Runtime> Context<'a, R> {
 ///
 /// A tensor of another rank has none; the shape check that follows says so.
 pub(crate) fn tokens_of<R: Runtime>(binding: &TensorBinding<R>) -> usize {
-    binding.shape.first().copied().unwrap_or(0)
+    axis_size(binding, 0)
 }

@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 use crate::activation::Activation;
 use crate::context::{Context, tokens_of};
 use crate::error::KernelError;
-use crate::operand::View;
+use crate::operand::{View, axis_size};
 use crate::product::{BiasView, PlannedProduct, ProductOperands, ProductProblem, TokenAxis};
 use crate::strategy::Strategy;
 
@@ -50,9 +50,7 @@ pub fn forward<R: Runtime>(
         activation,
         output,
     } = operands;
-    let size =
-        |binding: &TensorBinding<R>, axis: usize| binding.shape.get(axis).copied().unwrap_or(0);
-    let (in_features, out_features) = (size(&weight, 0), size(&weight, 1));
+    let (in_features, out_features) = (axis_size(&weight, 0), axis_size(&weight, 1));
     context.input("input", &input, &[tokens, in_features])?;
     context.input("weight", &weight, &[in_features, out_features])?;
     context.bias(&bias, out_features)?;

@@ -7,7 +7,7 @@ use cubecl::prelude::*;
 use crate::activation::Activation;
 use crate::context::Context;
 use crate::error::KernelError;
-use crate::operand::View;
+use crate::operand::{View, axis_size};
 use crate::product::{PlannedProduct, ProductOperands, ProductProblem, TokenAxis};
 use crate::strategy::Strategy;
 
@@ -37,10 +37,8 @@ pub fn matmul<R: Runtime>(
 ) -> Result<(), KernelError> {
     let Matmul { lhs, rhs, output } = operands;
     let mut context = Context::new(client, dtype, strategy)?;
-    let size =
-        |binding: &TensorBinding<R>, axis: usize| binding.shape.get(axis).copied().unwrap_or(0);
-    let (batches, rows, depth) = (size(&lhs, 0), size(&lhs, 1), size(&lhs, 2));
-    let columns = size(&rhs, 2);
+    let (batches, rows, depth) = (axis_size(&lhs, 0), axis_size(&lhs, 1), axis_size(&lhs, 2));
+    let columns = axis_size(&rhs, 2);
     context.input("lhs", &lhs, &[batches, rows, depth])?;
     context.input("rhs", &rhs, &[batches, depth, columns])?;
     context.output("output", &output, &[batches, rows, columns])?;

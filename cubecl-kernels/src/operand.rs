@@ -161,6 +161,19 @@ pub(crate) fn elements_reached<R: Runtime>(binding: &TensorBinding<R>) -> usize 
     })
 }
 
+/// Size of an axis; a tensor that lacks it has none, as the shape check that follows says.
+pub(crate) fn axis_size<R: Runtime>(binding: &TensorBinding<R>, axis: usize) -> usize {
+    binding.shape.get(axis).copied().unwrap_or(0)
+}
+
+/// The widest vector of 2, 4 or 8 elements, `most` at most, that `fits`; else single elements.
+pub(crate) fn widest_vector(most: usize, fits: impl Fn(usize) -> bool) -> usize {
+    [8, 4, 2]
+        .into_iter()
+        .find(|&vector| vector <= most && fits(vector))
+        .unwrap_or(1)
+}
+
 /// Passes the buffer of a checked tensor to a kernel.
 pub(crate) fn buffer<R: Runtime>(binding: TensorBinding<R>) -> BufferArg<R> {
     let length = elements_reached(&binding);

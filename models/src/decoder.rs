@@ -60,14 +60,10 @@ impl<'a, M: LanguageModel> Decoder<'a, M> {
     pub fn new(model: &'a M, cache: KvCache) -> Result<Self, ModelError> {
         let (rows, capacity) = (cache.batch(), cache.capacity().min(model.max_tokens()));
         let tokens = cache.tokens();
-        let steps = if tokens < capacity && graph::captures(&model.device()) {
-            captured(model, cache)?
-        } else {
-            Steps::Eager {
-                cache: Box::new(cache),
-                reason: None,
-            }
-        };
+        if tokens >= capacity || !graph::captures(&model.device()) {
+            return Ok(Self::eager(model, cache));
+        }
+        let steps = captured(model, cache)?;
         Ok(Self {
             model,
             rows,

@@ -2,8 +2,7 @@
 
 use burn::backend::cubecl::dtype_to_elem_type;
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::tensor::{DType, Shape};
-use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
 use cubecl::prelude::{ElemType, TensorBinding};
@@ -12,7 +11,7 @@ use cubecl_kernels::norm::{self, AddNorm, Norm, Residual};
 use cubecl_kernels::{KernelError, Strategy};
 
 use super::{Added, Affine, NetworkBackend, Turn, Visible, plain};
-use crate::ops::served;
+use crate::ops::{empty_of, served};
 
 impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
     fn multi_head_attention(
@@ -32,10 +31,10 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
         let launch = || -> Result<CubeTensor<R>, KernelError> {
             let [batch, heads, tokens, width] = query.meta.shape().dims();
             let keys = key.meta.shape()[2];
-            let output = empty(&query, [batch, tokens, heads, width], query.dtype);
+            let output = empty_of(&query, [batch, tokens, heads, width], query.dtype);
             let sizes = [batch, heads, tokens, width];
             let scratch = scratch_elements(&query.client, sizes, keys);
-            let partial = (scratch > 0).then(|| empty(&query, [scratch], DType::F32).binding());
+            let partial = (scratch > 0).then(|| empty_of(&query, [scratch], DType::F32).binding());
             let operands = Attention {
                 query: query.clone().binding(),
                 key: key.clone().binding(),
@@ -86,7 +85,7 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let launch = || -> Result<CubeTensor<R>, KernelError> {
-            let output = empty(&rows, rows.meta.shape().dims::<4>(), rows.dtype);
+            let output = empty_of(&rows, rows.meta.shape().dims::<4>(), rows.dtype);
             let operands = AppendRows {
                 rows: rows.clone().binding(),
                 angles: Some(angles(&cos, &sin)),
@@ -112,10 +111,10 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let launch = || -> Result<(CubeTensor<R>, CubeTensor<R>), KernelError> {
             let shape = input.meta.shape().dims::<3>();
-            let output = empty(&input, shape, input.dtype);
+            let output = empty_of(&input, shape, input.dtype);
             let sum = match &added {
                 Added::Nothing => input.clone(),
-                _ => empty(&input, shape, input.dtype),
+                _ => empty_of(&input, shape, input.dtype),
             };
             let residual = match &added {
                 Added::Nothing => None,
@@ -189,13 +188,4 @@ fn by_head<R: CubeRuntime>(mut binding: TensorBinding<R>) -> TensorBinding<R> {
     binding.shape.swap(1, 2);
     binding.strides.swap(1, 2);
     binding
-}
-
-fn empty<R: CubeRuntime, const D: usize>(
-    like: &CubeTensor<R>,
-    shape: [usize; D],
-    dtype: DType,
-) -> CubeTensor<R> {
-    let (client, device) = (like.client.clone(), like.device.clone());
-    empty_device_contiguous_dtype(client, device, Shape::new(shape), dtype)
 }

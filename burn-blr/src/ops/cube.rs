@@ -336,8 +336,17 @@ fn bias_binding<R: CubeRuntime>(bias: &Bias<CubeBackend<R>>) -> Option<TensorBin
 }
 
 fn empty<R: CubeRuntime, const D: usize>(like: &CubeTensor<R>, shape: [usize; D]) -> CubeTensor<R> {
+    empty_of(like, shape, like.dtype)
+}
+
+/// A contiguous tensor of `dtype` that nothing has been written to, on the device of `like`.
+pub(crate) fn empty_of<R: CubeRuntime, const D: usize>(
+    like: &CubeTensor<R>,
+    shape: [usize; D],
+    dtype: DType,
+) -> CubeTensor<R> {
     let (client, device) = (like.client.clone(), like.device.clone());
-    empty_device_contiguous_dtype(client, device, Shape::new(shape), like.dtype)
+    empty_device_contiguous_dtype(client, device, Shape::new(shape), dtype)
 }
 
 fn empty_like<R: CubeRuntime>(tensor: &CubeTensor<R>) -> CubeTensor<R> {

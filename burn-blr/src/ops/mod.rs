@@ -20,7 +20,7 @@ pub mod plain;
 
 pub use backend::{Bias, BlrBackend};
 #[cfg(feature = "cubecl")]
-pub(crate) use cube::served;
+pub(crate) use cube::{empty_of, served};
 pub use linear::{
     activate, blast_linear, dense_linear, exact_product, low_rank_linear, monarch_linear,
 };

@@ -7,7 +7,7 @@ use super::problem::RowStrides;
 use crate::context::Context;
 use crate::device::{check_cube, cubes_for_elements};
 use crate::error::{KernelError, Missing};
-use crate::operand::{buffer, check_input};
+use crate::operand::{axis_size, buffer, check_input, widest_vector};
 use crate::strategy::Strategy;
 
 const UNITS: u32 = 128;
@@ -122,10 +122,8 @@ pub fn append_rows<R: Runtime>(
         cache,
     } = operands;
     let mut context = Context::new(client, dtype, &Strategy::Auto)?;
-    let size =
-        |binding: &TensorBinding<R>, axis: usize| binding.shape.get(axis).copied().unwrap_or(0);
-    let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| size(&new, axis));
-    let capacity = size(&cache, 2);
+    let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| axis_size(&new, axis));
+    let capacity = axis_size(&cache, 2);
     context.input("rows", &new, &[batch, heads, tokens, width])?;
     context.output("cache", &cache, &[batch, heads, capacity, width])?;
     if let Some((position, index)) = &position {
@@ -135,7 +133,7 @@ pub fn append_rows<R: Runtime>(
     let parts = if angles.is_some() { 2 } else { 1 };
     let mut of_batch = 0;
     if let Some(Angles { cos, sin }) = &angles {
-        let rows = if size(cos, 0) == 1 { 1 } else { batch };
+        let rows = if axis_size(cos, 0) == 1 { 1 } else { batch };
         for (name, angles) in [("cos", cos), ("sin", sin)] {
             let shape = [rows, tokens, width / 2];
             check_input(name, angles, &shape, size_of::<f32>())?;
@@ -157,18 +155,14 @@ pub fn append_rows<R: Runtime>(
             .iter()
             .all(|angles| angles.handle.offset_start.unwrap_or(0).is_multiple_of(16))
     };
-    let fits = |vector: &usize| {
+    let fits = |vector: usize| {
         width.is_multiple_of(parts * vector)
-            && from.allows_vectors(*vector, bytes)
-            && to.allows_vectors(*vector, bytes)
+            && from.allows_vectors(vector, bytes)
+            && to.allows_vectors(vector, bytes)
             // The angles are f32: four of them are the widest access.
-            && angles.as_ref().is_none_or(|angles| *vector <= 4 && aligned(angles))
+            && angles.as_ref().is_none_or(|angles| vector <= 4 && aligned(angles))
     };
-    let vector = [8, 4, 2]
-        .into_iter()
-        .filter(|vector| vector * bytes <= 16)
-        .find(fits)
-        .unwrap_or(1);
+    let vector = widest_vector(16 / bytes, fits);
     if !width.is_multiple_of(parts) {
         return Err(KernelError::Unavailable(Missing::TensorLayout));
     }

@@ -4,6 +4,7 @@ use cubecl::prelude::*;
 
 use crate::context::Context;
 use crate::error::{KernelError, Missing, Requirement};
+use crate::operand::{axis_size, widest_vector};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -85,11 +86,9 @@ impl AttentionProblem {
         visible: Visible,
         scale: f64,
     ) -> Result<Self, KernelError> {
-        let size =
-            |binding: &TensorBinding<R>, axis: usize| binding.shape.get(axis).copied().unwrap_or(0);
         let query = &operands.query;
-        let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| size(query, axis));
-        let (key_heads, keys) = (size(&operands.key, 1), size(&operands.key, 2));
+        let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| axis_size(query, axis));
+        let (key_heads, keys) = (axis_size(&operands.key, 1), axis_size(&operands.key, 2));
         if key_heads == 0 || !heads.is_multiple_of(key_heads) {
             return Err(KernelError::InvalidConfig {
                 what: "the number of query heads",
@@ -131,16 +130,12 @@ impl AttentionProblem {
     /// The most elements, up to `most`, that rows of all operands can be cut into.
     pub fn vector(&self, most: usize, bytes: usize) -> usize {
         let operands = [self.query, self.key, self.value, self.out];
-        let fits = |vector: &usize| {
-            self.width.is_multiple_of(*vector)
+        let fits = |vector: usize| {
+            self.width.is_multiple_of(vector)
                 && operands
                     .iter()
-                    .all(|operand| operand.allows_vectors(*vector, bytes))
+                    .all(|operand| operand.allows_vectors(vector, bytes))
         };
-        [8, 4, 2]
-            .into_iter()
-            .filter(|vector| *vector <= most)
-            .find(fits)
-            .unwrap_or(1)
+        widest_vector(most, fits)
     }
 }

@@ -6,7 +6,7 @@ use super::kernel::{NormBlueprint, NormGeometryLaunch, RowAxesLaunch, add_norm_r
 use crate::context::Context;
 use crate::device::{check_cube, cubes_for_elements};
 use crate::error::{KernelError, Missing};
-use crate::operand::{buffer, check_input};
+use crate::operand::{axis_size, buffer, check_input, widest_vector};
 use crate::strategy::Strategy;
 
 /// Most vectors that a unit holds.
@@ -91,9 +91,7 @@ pub fn add_norm<R: Runtime>(
         output,
     } = operands;
     let mut context = Context::new(client, dtype, &Strategy::Auto)?;
-    let size =
-        |binding: &TensorBinding<R>, axis: usize| binding.shape.get(axis).copied().unwrap_or(0);
-    let [batch, tokens, features] = [0, 1, 2].map(|axis| size(&input, axis));
+    let [batch, tokens, features] = [0, 1, 2].map(|axis| axis_size(&input, axis));
     let full = [batch, tokens, features];
     context.input("input", &input, &full)?;
     context.output("output", &output, &full)?;
@@ -225,15 +223,15 @@ fn vector<'a, R: Runtime>(
     if features > 1 && !tensors.clone().all(contiguous) {
         return Err(KernelError::Unavailable(Missing::TensorLayout));
     }
-    let fits = |vector: &usize| {
-        features.is_multiple_of(*vector)
+    let fits = |vector: usize| {
+        features.is_multiple_of(vector)
             && tensors.clone().all(|binding| {
                 let offset = binding.handle.offset_start.unwrap_or(0);
                 let outer = &binding.strides[..binding.strides.len() - 1];
                 // 16 bytes serve every element type.
                 offset.is_multiple_of(16)
-                    && outer.iter().all(|stride| stride.is_multiple_of(*vector))
+                    && outer.iter().all(|stride| stride.is_multiple_of(vector))
             })
     };
-    Ok([4, 2].into_iter().find(fits).unwrap_or(1))
+    Ok(widest_vector(4, fits))
 }

@@ -33,8 +33,9 @@ pub(crate) struct Placement<'a> {
     tokens: usize,
     /// Places of the tokens, `[tokens]`.
     queries: Tensor<1, Int>,
-    /// Places of the keys, `[keys]`.
-    keys: Tensor<1, Int>,
+    /// Keys that there are.
+    seen: usize,
+    table: &'a Positions,
     /// Padding of each row, `[batch, 1]`.
     pads: Option<Tensor<2, Int>>,
     cache: Option<&'a mut KvCache>,
@@ -51,7 +52,7 @@ impl<'a> Placement<'a> {
         context: Context<'a>,
         layers: usize,
         max_tokens: usize,
-        table: &Positions,
+        table: &'a Positions,
     ) -> Result<Self, ModelError> {
         let [batch, tokens] = input_ids.dims();
         let device = input_ids.device();
@@ -90,27 +91,25 @@ impl<'a> Placement<'a> {
             Some(cache) => cache.pads(&device),
             None => padding.and_then(|padding| padding.pads(&device)),
         };
-        let (queries, keys) = match (&position, &cache) {
+        let (queries, seen) = match (&position, &cache) {
             (Some(position), Some(cache)) => {
                 let queries = match tokens {
                     1 => position.clone(),
                     _ => table.range(0, tokens) + position.clone(),
                 };
-                (queries, table.range(0, cache.capacity()))
+                (queries, cache.capacity())
             }
-            _ => (
-                table.range(past, past + tokens),
-                table.range(0, past + tokens),
-            ),
+            _ => (table.range(past, past + tokens), past + tokens),
         };
         let located = position.map(|position| Located {
             position,
-            slots: keys.clone(),
+            slots: table.range(0, seen),
         });
         Ok(Self {
             tokens,
             queries,
-            keys,
+            seen,
+            table,
             pads,
             cache,
             located,
@@ -126,18 +125,26 @@ impl<'a> Placement<'a> {
             }
             return VisibleKeys::Causal {
                 queries: self.queries.clone(),
-                keys: self.keys.clone(),
+                keys: self.keys(),
             };
         };
         let [batch, _] = pads.dims();
-        let [seen] = self.keys.dims();
-        let keys = self.keys.clone().reshape([1, 1, 1, seen]);
+        let seen = self.seen;
+        let keys = self.keys().reshape([1, 1, 1, seen]);
         let queries = self.queries.clone().reshape([1, 1, self.tokens, 1]);
         let pads = pads.clone().reshape([batch, 1, 1, 1]);
         let all = [batch, 1, self.tokens, seen];
         let keys = keys.expand(all);
         let later = keys.clone().greater(queries.expand(all));
         VisibleKeys::Except(keys.lower(pads.expand(all)).bool_or(later))
+    }
+
+    /// Places of the keys, `[keys]`.
+    fn keys(&self) -> Tensor<1, Int> {
+        match &self.located {
+            Some(located) => located.slots.clone(),
+            None => self.table.range(0, self.seen),
+        }
     }
 
     /// Positions of the tokens, `[1 or batch, tokens]`: one row where all are the same. Padding has

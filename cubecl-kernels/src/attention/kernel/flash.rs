@@ -4,6 +4,7 @@ use core::f32::consts::LOG2_E;
 
 use cubecl::prelude::*;
 
+use super::HIDDEN;
 use crate::attention::geometry::{AttentionGeometry, Rows, first_query};
 use crate::attention::plan::{FlashBlueprint, STEP_KEYS};
 use crate::attention::problem::Visible;
@@ -12,9 +13,6 @@ use crate::ptx::{
     Quad, commit_copies, exp2, global_address, multiply_add, pack, shared_address, store_global,
     wait_copies, written_address,
 };
-
-/// Stands for minus infinity; its differences stay numbers.
-const HIDDEN: f32 = -3.0e38;
 
 /// Pairs of 8 keys in a step.
 const KEY_FRAGMENTS: usize = STEP_KEYS / 16;

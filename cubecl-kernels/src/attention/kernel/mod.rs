@@ -2,3 +2,6 @@
 
 pub(crate) mod flash;
 pub(crate) mod single;
+
+/// A score that stands for minus infinity; its differences stay numbers.
+const HIDDEN: f32 = -3.0e38;

@@ -2,13 +2,11 @@
 
 use cubecl::prelude::*;
 
+use super::HIDDEN;
 use crate::attention::geometry::{AttentionGeometry, Rows, first_query};
 use crate::attention::plan::{SingleBlueprint, WEIGHTS};
 use crate::attention::problem::Visible;
 use crate::over_units::{Reduction, over_units};
-
-/// Stands for minus infinity; its differences stay numbers.
-const HIDDEN: f32 = -3.0e38;
 
 /// Values of a unit that are on their way at a time.
 const AHEAD: usize = 8;
