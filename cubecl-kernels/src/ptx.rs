@@ -171,24 +171,29 @@ pub(crate) fn multiply_add(
     out
 }
 
+/// Sums of `columns` columns that a unit holds, in a vector whose length has to be a power of two.
+pub(crate) fn group_sums(columns: usize) -> usize {
+    (columns / 2).next_power_of_two()
+}
+
 /// PTX of the asynchronous products of one panel's depth: sums and results are `%0` on, the sums'
 /// old values follow, then the two descriptors.
 ///
 /// One block of assembly for all of it: the compiler serialises products whose wait is elsewhere.
 fn group_products(columns: usize, element: MmaElement) -> String {
-    let sums = columns / 2;
+    let (sums, held) = (columns / 2, group_sums(columns));
     let registers: Vec<String> = (0..sums).map(|i| format!("t{i}")).collect();
     let registers = registers.join(", ");
     let ty = element.name();
     let mut text = format!("{{\n.reg .b64 da, db;\n.reg .f32 t<{sums}>;\n");
     for i in 0..sums {
-        text += &format!("mov.f32 t{i}, %{};\n", sums + i);
+        text += &format!("mov.f32 t{i}, %{};\n", held + i);
     }
     text += "wgmma.fence.sync.aligned;\n";
     for step in 0..4 {
         // 16 terms are 32 bytes, two units of a descriptor's address.
-        text += &format!("add.s64 da, %{}, {};\n", 2 * sums, 2 * step);
-        text += &format!("add.s64 db, %{}, {};\n", 2 * sums + 1, 2 * step);
+        text += &format!("add.s64 da, %{}, {};\n", 2 * held, 2 * step);
+        text += &format!("add.s64 db, %{}, {};\n", 2 * held + 1, 2 * step);
         text += &format!(
             "wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{ty}.{ty} {{{registers}}}, da, db, 1, 1, 1, 0, 0;\n"
         );
@@ -251,6 +256,17 @@ pub(crate) fn exp2(x: f32) -> f32 {
     out
 }
 
+/// `1 / x`, to one unit in the last place.
+#[cube]
+pub(crate) fn reciprocal(x: f32) -> f32 {
+    let out: f32;
+    gpu_asm!(
+        "rcp.approx.ftz.f32 {out}, {x};",
+        out = out(_) out, x = in(_) value::<f32>(x), options(pure, nomem),
+    );
+    out
+}
+
 /// Two sums rounded to 16-bit elements, `low` in the lower half.
 #[cube]
 pub(crate) fn pack(low: f32, high: f32, #[comptime] element: MmaElement) -> u32 {
@@ -272,6 +288,17 @@ pub(crate) fn permute(low: u32, high: u32, #[comptime] selector: u32) -> u32 {
         out = out(_) out, low = in(_) value::<u32>(low), high = in(_) value::<u32>(high), options(pure, nomem),
     );
     out
+}
+
+/// Stores four matrices of 8 x 8 elements of 16 bits to shared memory, each as eight lines of 16
+/// bytes: lane `i` of matrix `m` names line `i % 8` at lane `8 m + i % 8`, and gives elements
+/// `2 (i % 4)` on of line `i / 4` in word `m`.
+#[cube]
+pub(crate) fn store_matrices(line: u32, words: Quad<u32>) {
+    gpu_asm!(
+        "stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [{line}], {words};",
+        line = in(_) value::<u32>(line), words = in(_) value::<Quad<u32>>(words),
+    );
 }
 
 /// Stores 4 bytes to shared memory.

@@ -99,14 +99,14 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         let launch = || {
             let dims = low_rank_dims(&u, &v)?;
             let scratch = dims.scratch_shape(input.meta.shape()[0]);
-            let gradients = (empty_like(&input), empty_like(&u), empty_like(&v));
+            let grad_input = over_or_empty(&grad, &input);
+            let gradients = (grad_input, empty_like(&u), empty_like(&v));
             let operands = low_rank::LowRankBackward {
                 grad_output: binding(&grad),
                 input: binding(&input),
                 u: binding(&u),
                 v: binding(&v),
                 inner: empty(&input, scratch).binding(),
-                grad_inner: empty(&input, scratch).binding(),
                 grad_input: binding(&gradients.0),
                 grad_u: binding(&gradients.1),
                 grad_v: binding(&gradients.2),
@@ -163,14 +163,14 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         let launch = || {
             let dims = monarch_dims(&right, &left, order)?;
             let scratch = dims.scratch_shape(input.meta.shape()[0]);
-            let gradients = (empty_like(&input), empty_like(&right), empty_like(&left));
+            let grad_input = over_or_empty(&grad, &input);
+            let gradients = (grad_input, empty_like(&right), empty_like(&left));
             let operands = monarch::MonarchBackward {
                 grad_output: binding(&grad),
                 input: binding(&input),
                 right: binding(&right),
                 left: binding(&left),
                 inner: empty(&input, scratch).binding(),
-                grad_inner: empty(&input, scratch).binding(),
                 grad_input: binding(&gradients.0),
                 grad_right: binding(&gradients.1),
                 grad_left: binding(&gradients.2),
@@ -234,7 +234,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
             let dims = blast_dims(&u, &v)?;
             let scratch = dims.scratch_shape(input.meta.shape()[0]);
             let gradients = (
-                empty_like(&input),
+                over_or_empty(&grad, &input),
                 empty_like(&u),
                 empty_like(&s),
                 empty_like(&v),
@@ -352,6 +352,17 @@ pub(crate) fn empty_of<R: CubeRuntime, const D: usize>(
 fn empty_like<R: CubeRuntime>(tensor: &CubeTensor<R>) -> CubeTensor<R> {
     let (client, device) = (tensor.client.clone(), tensor.device.clone());
     empty_device_contiguous_dtype(client, device, tensor.meta.shape().clone(), tensor.dtype)
+}
+
+/// Where the gradient of the input goes: over that of the output where nobody else holds it and it
+/// has the shape, since the kernels read the one for the last time before they write the other.
+fn over_or_empty<R: CubeRuntime>(grad: &CubeTensor<R>, input: &CubeTensor<R>) -> CubeTensor<R> {
+    let fits = grad.meta.shape() == input.meta.shape() && grad.dtype == input.dtype;
+    if fits && grad.is_contiguous() && grad.can_mut() {
+        grad.clone()
+    } else {
+        empty_like(input)
+    }
 }
 
 fn element<R: CubeRuntime>(tensor: &CubeTensor<R>) -> cubecl::prelude::ElemType {

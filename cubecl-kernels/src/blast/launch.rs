@@ -51,7 +51,7 @@ pub struct BlastBackward<R: Runtime> {
     pub inner: TensorBinding<R>,
     /// Scratch, `[b, tokens, r]`: holds `Z`, then its gradient, then the gradient of `Y`.
     pub coupled: TensorBinding<R>,
-    /// Written, `[tokens, in]`.
+    /// Written after the last read of `grad_output`, whose memory it may be; `[tokens, in]`.
     pub grad_input: TensorBinding<R>,
     /// Written, `[b, out/b, r]`.
     pub grad_u: TensorBinding<R>,

@@ -41,11 +41,9 @@ pub struct LowRankBackward<R: Runtime> {
     pub u: TensorBinding<R>,
     /// `[r, in]`.
     pub v: TensorBinding<R>,
-    /// Scratch, `[tokens, r]`: holds `Y = x vᵀ` afterwards.
+    /// Scratch, `[tokens, r]`: holds `Y = x vᵀ`, then its gradient.
     pub inner: TensorBinding<R>,
-    /// Scratch, `[tokens, r]`: holds the gradient of `Y` afterwards.
-    pub grad_inner: TensorBinding<R>,
-    /// Written, `[tokens, in]`.
+    /// Written after the last read of `grad_output`, whose memory it may be; `[tokens, in]`.
     pub grad_input: TensorBinding<R>,
     /// Written, `[out, r]`.
     pub grad_u: TensorBinding<R>,
@@ -126,7 +124,7 @@ pub fn forward<R: Runtime>(
 /// Computes the gradients of [`forward`] from its input and factors:
 /// `dU = Gᵀ Y`, `dY = G U`, `dV = dYᵀ X`, `dX = dY V`, with `Y = x vᵀ` computed again.
 ///
-/// Sums in `f32`; `inner` and `grad_inner` are stored in `dtype`. The gradient of the bias is the
+/// Sums in `f32`; `inner` is stored in `dtype`. The gradient of the bias is the
 /// sum of `grad_output` over tokens and left to the caller. For zero tokens, the gradients of
 /// the factors are set to zero.
 ///
@@ -148,7 +146,6 @@ pub fn backward<R: Runtime>(
         u,
         v,
         inner,
-        grad_inner,
         ..
     } = operands;
     let LowRankBackward {
@@ -162,7 +159,6 @@ pub fn backward<R: Runtime>(
     context.input("u", &u, &dims.u_shape())?;
     context.input("v", &v, &dims.v_shape())?;
     context.output("inner", &inner, &dims.scratch_shape(tokens))?;
-    context.output("grad_inner", &grad_inner, &dims.scratch_shape(tokens))?;
     context.output("grad_input", &grad_input, &[tokens, dims.in_features()])?;
     context.output("grad_u", &grad_u, &dims.u_shape())?;
     context.output("grad_v", &grad_v, &dims.v_shape())?;
@@ -173,21 +169,9 @@ pub fn backward<R: Runtime>(
     let plan = |problem| PlannedProduct::new(&context, problem);
     let to_inner = plan(problem::inner(dims, tokens, &input, &v, &inner))?;
     let to_grad_u = plan(problem::grad_u(dims, tokens, &grad_output, &inner, &grad_u))?;
-    let to_grad_inner = plan(problem::grad_inner(
-        dims,
-        tokens,
-        &grad_output,
-        &u,
-        &grad_inner,
-    ))?;
-    let to_grad_v = plan(problem::grad_v(dims, tokens, &grad_inner, &input, &grad_v))?;
-    let to_grad_input = plan(problem::grad_input(
-        dims,
-        tokens,
-        &grad_inner,
-        &v,
-        &grad_input,
-    ))?;
+    let to_grad_inner = plan(problem::grad_inner(dims, tokens, &grad_output, &u, &inner))?;
+    let to_grad_v = plan(problem::grad_v(dims, tokens, &inner, &input, &grad_v))?;
+    let to_grad_input = plan(problem::grad_input(dims, tokens, &inner, &v, &grad_input))?;
 
     let launch = |planned: PlannedProduct, lhs, rhs, out| {
         planned.launch(
@@ -201,9 +185,9 @@ pub fn backward<R: Runtime>(
         );
     };
     launch(to_inner, input.clone(), v.clone(), inner.clone());
-    launch(to_grad_u, grad_output.clone(), inner, grad_u);
-    launch(to_grad_inner, grad_output, u, grad_inner.clone());
-    launch(to_grad_v, grad_inner.clone(), input, grad_v);
-    launch(to_grad_input, grad_inner, v, grad_input);
+    launch(to_grad_u, grad_output.clone(), inner.clone(), grad_u);
+    launch(to_grad_inner, grad_output, u, inner.clone());
+    launch(to_grad_v, inner.clone(), input, grad_v);
+    launch(to_grad_input, inner, v, grad_input);
     Ok(())
 }

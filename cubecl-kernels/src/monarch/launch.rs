@@ -41,11 +41,9 @@ pub struct MonarchBackward<R: Runtime> {
     pub right: TensorBinding<R>,
     /// `[b, out/b, r]`.
     pub left: TensorBinding<R>,
-    /// Scratch, `[b, tokens, r]`: holds `Z` afterwards.
+    /// Scratch, `[b, tokens, r]`: holds `Z`, then the gradient of `Y`.
     pub inner: TensorBinding<R>,
-    /// Scratch, `[b, tokens, r]`: holds the gradient of `Y` afterwards.
-    pub grad_inner: TensorBinding<R>,
-    /// Written, `[tokens, in]`.
+    /// Written after the last read of `grad_output`, whose memory it may be; `[tokens, in]`.
     pub grad_input: TensorBinding<R>,
     /// Written, `[b, r, in/b]`.
     pub grad_right: TensorBinding<R>,
@@ -128,7 +126,7 @@ pub fn forward<R: Runtime>(
 /// `dZ_j = G_j left_j` (stored as `dY`), `dright_i = dY_iᵀ X_i`, `dX_i = dY_i right_i`, with `Z`
 /// computed again.
 ///
-/// Sums in `f32`; `inner` and `grad_inner` are stored in `dtype`. The gradient of the bias is the
+/// Sums in `f32`; `inner` is stored in `dtype`. The gradient of the bias is the
 /// sum of `grad_output` over tokens and left to the caller. For zero tokens, the gradients of
 /// the factors are set to zero.
 ///
@@ -150,7 +148,6 @@ pub fn backward<R: Runtime>(
         right,
         left,
         inner,
-        grad_inner,
         ..
     } = operands;
     let MonarchBackward {
@@ -164,7 +161,6 @@ pub fn backward<R: Runtime>(
     context.input("right", &right, &dims.right_shape())?;
     context.input("left", &left, &dims.left_shape())?;
     context.output("inner", &inner, &dims.scratch_shape(tokens))?;
-    context.output("grad_inner", &grad_inner, &dims.scratch_shape(tokens))?;
     context.output("grad_input", &grad_input, &[tokens, dims.in_features()])?;
     context.output("grad_right", &grad_right, &dims.right_shape())?;
     context.output("grad_left", &grad_left, &dims.left_shape())?;
@@ -186,19 +182,19 @@ pub fn backward<R: Runtime>(
         tokens,
         &grad_output,
         &left,
-        &grad_inner,
+        &inner,
     ))?;
     let to_grad_right = plan(problem::grad_right(
         dims,
         tokens,
-        &grad_inner,
+        &inner,
         &input,
         &grad_right,
     ))?;
     let to_grad_input = plan(problem::grad_input(
         dims,
         tokens,
-        &grad_inner,
+        &inner,
         &right,
         &grad_input,
     ))?;
@@ -215,9 +211,9 @@ pub fn backward<R: Runtime>(
         );
     };
     launch(to_inner, input.clone(), right.clone(), inner.clone());
-    launch(to_grad_left, grad_output.clone(), inner, grad_left);
-    launch(to_grad_inner, grad_output, left, grad_inner.clone());
-    launch(to_grad_right, grad_inner.clone(), input, grad_right);
-    launch(to_grad_input, grad_inner, right, grad_input);
+    launch(to_grad_left, grad_output.clone(), inner.clone(), grad_left);
+    launch(to_grad_inner, grad_output, left, inner.clone());
+    launch(to_grad_right, inner.clone(), input, grad_right);
+    launch(to_grad_input, inner, right, grad_input);
     Ok(())
 }

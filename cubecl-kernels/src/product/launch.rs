@@ -11,11 +11,12 @@ use super::kernel::tiled::tiled_product;
 use super::kernel::wgmma::wgmma_product;
 use super::plan::ProductPlan;
 use super::problem::ProductProblem;
-use super::wgmma_plan::{DEPTH, ROWS, UNITS};
+use super::wgmma_plan::{DEPTH, GROUP_ROWS, ROWS, UNITS, WgmmaStore};
 use crate::context::Context;
 use crate::device::{check_cube, cube_count, cubes_for_elements};
 use crate::error::KernelError;
 use crate::operand::{View, buffer};
+use crate::ptx::group_sums;
 use crate::strategy::Strategy;
 use crate::stream::kernel::stream_product;
 use crate::tuning;
@@ -153,6 +154,7 @@ impl PlannedProduct {
             address,
             ..
         } = self;
+        let target = operands.out.clone();
         let (bias, out) = (operands.bias.map(buffer), buffer(operands.out));
         let (lhs, rhs) = (operands.lhs, operands.rhs);
         match plan {
@@ -162,6 +164,12 @@ impl PlannedProduct {
                 let lhs = tensor_map(dtype, lhs, problem.lhs, rows, ROWS);
                 let view = problem.rhs.transposed();
                 let rhs = tensor_map(dtype, rhs, view, columns, blueprint.columns);
+                let mapped = match blueprint.store {
+                    WgmmaStore::Mapped(columns) => {
+                        Some(output_map(dtype, target.clone(), &problem, columns))
+                    }
+                    WgmmaStore::Copied(_) => None,
+                };
                 // SAFETY: the operands' shapes, strides and buffers have been checked by the context
                 // that the plan was made in; tensor maps end where the operands do, stores are masked,
                 // and several elements are stored at once only where sizes, strides and addresses are
@@ -172,10 +180,11 @@ impl PlannedProduct {
                         count,
                         CubeDim::new_1d(UNITS as u32),
                         address,
-                        blueprint.columns / 2,
+                        group_sums(blueprint.columns),
                         lhs,
                         rhs,
                         bias.into(),
+                        mapped.into(),
                         out,
                         geometry(&problem),
                         blueprint,
@@ -310,6 +319,46 @@ fn tensor_map<R: Runtime>(
         tile_size: shape![1, tile, DEPTH],
     };
     TensorMapArg::new(box_of, tensor.into_tensor_arg(), dtype).with_swizzle(TensorMapSwizzle::B128)
+}
+
+/// A tensor map of `C` as `[batch, row, part, column]` that stores the rows of a group by `columns`
+/// columns at a time and leaves out what lies outside.
+fn output_map<R: Runtime>(
+    dtype: ElemType,
+    binding: TensorBinding<R>,
+    problem: &ProductProblem,
+    columns: usize,
+) -> TensorMapArg<R, Tiled> {
+    let out = problem.out;
+    let batch = if problem.batches == 1 {
+        problem.rows * out.row
+    } else {
+        out.batch
+    };
+    let (width, stride) = match problem.split {
+        Some(split) => (split.width, split.stride),
+        // A single part may have any stride.
+        None => (problem.columns, out.row),
+    };
+    let tensor = TensorBinding {
+        shape: shape![
+            problem.batches,
+            problem.rows,
+            problem.columns / width,
+            width
+        ],
+        strides: strides![batch, out.row, stride, 1],
+        ..binding
+    };
+    let box_of = TiledArgs {
+        tile_size: shape![1, GROUP_ROWS, 1, columns],
+    };
+    let swizzle = match columns {
+        64 => TensorMapSwizzle::B128,
+        32 => TensorMapSwizzle::B64,
+        _ => TensorMapSwizzle::B32,
+    };
+    TensorMapArg::new(box_of, tensor.into_tensor_arg(), dtype).with_swizzle(swizzle)
 }
 
 pub(crate) fn geometry<R: Runtime>(problem: &ProductProblem) -> GeometryLaunch<R> {

@@ -20,8 +20,8 @@ pub(crate) const GROUP_ROWS: usize = 64;
 pub(crate) const DEPTH: usize = 64;
 /// Columns of the output tile that a group of planes stages at a time.
 pub(crate) const CHUNK: usize = 64;
-/// Bytes from one staged row to the next: the extra bytes move the rows that a plane writes at once
-/// to different banks.
+/// Bytes from one staged row to the next where rows are copied out: the extra bytes move the rows
+/// that a plane writes at once to different banks.
 pub(crate) const CHUNK_PITCH: usize = CHUNK * 2 + 16;
 /// Two groups that multiply, and a plane that loads.
 pub(crate) const UNITS: usize = 2 * 128 + 32;
@@ -29,19 +29,69 @@ pub(crate) const UNITS: usize = 2 * 128 + 32;
 /// Everything about the kernel that is known when it is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct WgmmaBlueprint {
-    /// Columns of a tile: 64, 128 or 256.
+    /// Columns of a tile: a multiple of 8 from 64 to 256.
     pub columns: usize,
     /// Panels of each operand in shared memory.
     pub stages: usize,
     pub element: MmaElement,
-    /// Bytes per store.
-    pub out_bytes: usize,
+    pub store: WgmmaStore,
     /// Whether the columns of `C` are split.
     pub split: bool,
     pub activation: Activation,
     /// Whether tiles walk all blocks of some rows before the next rows, not all rows of a block
     /// before the next block.
     pub rows_outermost: bool,
+}
+
+/// How a tile reaches device memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum WgmmaStore {
+    /// Through a tensor map, in boxes of this many columns: 64, 32 or 16. Nothing waits for it.
+    Mapped(usize),
+    /// By the units, this many bytes at a time.
+    Copied(usize),
+}
+
+impl WgmmaStore {
+    /// The best that the layout of `C` allows.
+    fn for_problem(problem: &ProductProblem, element: MmaElement) -> Self {
+        let bytes = element.bytes();
+        let (out, width) = (problem.out, 16 / bytes);
+        let mappable = out.column == 1 && out.allows_vectors(width, bytes, [out.batch, out.row]);
+        let boxed = |columns: &usize| {
+            problem.split.is_none_or(|split| {
+                split.width.is_multiple_of(*columns) && split.stride.is_multiple_of(width)
+            })
+        };
+        match [CHUNK, CHUNK / 2, CHUNK / 4].into_iter().find(boxed) {
+            Some(columns) if mappable => WgmmaStore::Mapped(columns),
+            _ => WgmmaStore::Copied(store_bytes(problem, bytes)),
+        }
+    }
+
+    /// Columns of a box; nothing copied has boxes.
+    pub fn box_columns(self) -> usize {
+        match self {
+            WgmmaStore::Mapped(columns) => columns,
+            WgmmaStore::Copied(_) => CHUNK,
+        }
+    }
+
+    /// Bytes of a copy; a map takes no copies.
+    pub fn copy_bytes(self) -> usize {
+        match self {
+            WgmmaStore::Mapped(_) => 16,
+            WgmmaStore::Copied(bytes) => bytes,
+        }
+    }
+
+    /// What the columns of a tile have to be a multiple of, so that no run or box crosses parts.
+    fn granularity(self, problem: &ProductProblem) -> usize {
+        match self {
+            WgmmaStore::Mapped(columns) if problem.split.is_some() => columns,
+            _ => 8,
+        }
+    }
 }
 
 /// Rows from which on tiles walk rows outermost, if the factors take no more than these bytes of
@@ -52,8 +102,8 @@ const CACHED_BYTES: usize = 16 << 20;
 
 /// A tile width, and what it reached on one H100: products 4096 x 4096 x 4096, bf16, device time.
 struct Candidate {
+    /// Most columns.
     columns: usize,
-    stages: usize,
     /// TFLOP/s with every multiprocessor busy.
     rate: f64,
     /// Seconds at the end of a tile that no product fills.
@@ -63,23 +113,50 @@ struct Candidate {
 const CANDIDATES: [Candidate; 3] = [
     Candidate {
         columns: 256,
-        stages: 4,
         rate: 751.0,
-        end: 1.5e-6,
+        end: 0.5e-6,
     },
     Candidate {
         columns: 128,
-        stages: 6,
         rate: 658.0,
-        end: 0.8e-6,
+        end: 0.3e-6,
     },
     Candidate {
         columns: 64,
-        stages: 8,
         rate: 377.0,
-        end: 0.5e-6,
+        end: 0.2e-6,
     },
 ];
+
+impl Candidate {
+    /// Columns of a tile for `problem`: no more than needed to cover all in the same number of tiles.
+    fn columns_for(&self, problem: &ProductProblem, granularity: usize) -> usize {
+        let tiles = problem.columns.div_ceil(self.columns);
+        let columns = problem.columns.div_ceil(tiles);
+        columns
+            .next_multiple_of(granularity)
+            .clamp(LEAST_COLUMNS, self.columns)
+    }
+}
+
+/// Fewest columns of a tile.
+const LEAST_COLUMNS: usize = CHUNK;
+
+/// TFLOP/s of tiles of so many columns, between those of the candidates.
+fn rate(columns: usize) -> f64 {
+    let pairs = CANDIDATES.windows(2);
+    let between = pairs.map(|pair| {
+        let [wide, narrow] = [&pair[0], &pair[1]];
+        let share =
+            (columns as f64 - narrow.columns as f64) / (wide.columns - narrow.columns) as f64;
+        (share, narrow.rate + share * (wide.rate - narrow.rate))
+    });
+    let mut inside = between.filter(|(share, _)| (0.0..=1.0).contains(share));
+    inside.next().map_or(CANDIDATES[0].rate, |(_, rate)| rate)
+}
+
+/// Most panels of each operand in shared memory.
+const MOST_STAGES: usize = 8;
 
 /// Seconds from the start of a launch to the first product, about.
 const START_SECONDS: f64 = 2.0e-6;
@@ -135,22 +212,33 @@ impl WgmmaBlueprint {
         let class = problem.with_rounded_tokens();
         let factors = problem.batches * problem.columns * problem.depth * element.bytes();
         let candidate = &CANDIDATES[index];
-        let blueprint = Self {
-            columns: candidate.columns,
-            stages: candidate.stages,
+        let store = WgmmaStore::for_problem(problem, element);
+        let columns = candidate.columns_for(problem, store.granularity(problem));
+        let mut blueprint = Self {
+            columns,
+            stages: 0,
             element,
-            out_bytes: store_bytes(problem, element.bytes()),
+            store,
             split: problem.split.is_some(),
             activation: problem.activation,
             rows_outermost: class.rows >= MANY_ROWS && factors <= CACHED_BYTES,
         };
-        check_cube(client, UNITS, blueprint.shared_bytes())?;
+        let room = client.properties().hardware.max_shared_memory_size;
+        let room = room.saturating_sub(blueprint.shared_bytes());
+        blueprint.stages = (room / blueprint.stage_bytes()).min(MOST_STAGES);
+        if blueprint.stages < 2 {
+            check_cube(
+                client,
+                UNITS,
+                blueprint.shared_bytes() + 2 * blueprint.stage_bytes(),
+            )?;
+        }
         let processors = client.properties().hardware.num_streaming_multiprocessors;
         let processors = processors.unwrap_or(1).max(1) as usize;
         let waves = blueprint.tiles(&class).div_ceil(processors) as f64;
         let steps = class.depth.div_ceil(DEPTH) as f64;
-        let flops = (2 * ROWS * candidate.columns * DEPTH) as f64;
-        let step = flops / (candidate.rate * 1e12 / 132.0);
+        let flops = (2 * ROWS * columns * DEPTH) as f64;
+        let step = flops / (rate(columns) * 1e12 / 132.0);
         Ok((
             blueprint,
             START_SECONDS + waves * (candidate.end + steps * step),
@@ -174,9 +262,32 @@ impl WgmmaBlueprint {
             .min(processors.unwrap_or(1).max(1) as usize)
     }
 
-    /// Bytes of shared memory of a cube, barriers and alignment included.
+    /// Chunks of columns that a tile is stored in.
+    pub fn chunks(&self) -> usize {
+        self.columns.div_ceil(CHUNK)
+    }
+
+    /// First column of a chunk in its tile: the last one may repeat columns of the one before.
+    pub fn chunk_start(&self, chunk: usize) -> usize {
+        (chunk * CHUNK).min(self.columns - CHUNK)
+    }
+
+    /// Elements of shared memory that outputs are staged in.
+    pub fn staged_elements(&self) -> usize {
+        match self.store {
+            // Two chunks for each group.
+            WgmmaStore::Mapped(_) => 2 * 2 * GROUP_ROWS * CHUNK,
+            WgmmaStore::Copied(_) => 2 * GROUP_ROWS * CHUNK_PITCH / self.element.bytes(),
+        }
+    }
+
+    /// Bytes of the panels of one stage and their barriers.
+    fn stage_bytes(&self) -> usize {
+        (ROWS + self.columns) * DEPTH * self.element.bytes() + 16
+    }
+
+    /// Bytes of shared memory of a cube, alignment included.
     fn shared_bytes(&self) -> usize {
-        let stage = (ROWS + self.columns) * DEPTH * self.element.bytes();
-        self.stages * (stage + 16) + 2 * GROUP_ROWS * CHUNK_PITCH + 1024
+        self.stages * self.stage_bytes() + self.staged_elements() * self.element.bytes() + 1024
     }
 }

@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::plan::{LINES, StreamBlueprint, StreamCoupledBlueprint, TOKENS};
-use crate::activation::activate;
+use crate::activation::activate_approximately;
 use crate::coupled_product::geometry::CoupledGeometry;
 use crate::product::kernel::geometry::{Geometry, out_offset};
 use crate::ptx::{
@@ -205,7 +205,7 @@ pub(crate) fn stream_product<T: Float>(
                     bias[batch * geometry.bias_batch + column * geometry.bias_column],
                 );
             }
-            let sum = activate(sum, blueprint.activation);
+            let sum = activate_approximately(sum, blueprint.activation);
             let at = out_offset(&geometry, batch, row, column, blueprint.split_columns);
             out[at] = T::cast_from(sum);
         }

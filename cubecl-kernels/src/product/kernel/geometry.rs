@@ -52,11 +52,20 @@ pub(crate) fn out_offset(
     #[comptime] split: bool,
 ) -> usize {
     let start = batch * geometry.out.batch + row * geometry.out.row;
+    let (part, inside) = split_column(geometry, column, split);
+    start + part * geometry.part_stride + inside * geometry.out.column
+}
+
+/// The part that a column of `C` is in, and its place there.
+#[cube]
+pub(crate) fn split_column(
+    geometry: &Geometry,
+    column: usize,
+    #[comptime] split: bool,
+) -> (usize, usize) {
     if comptime!(split) {
-        let part = column / geometry.part;
-        let inside = column % geometry.part;
-        start + part * geometry.part_stride + inside * geometry.out.column
+        (column / geometry.part, column % geometry.part)
     } else {
-        start + column * geometry.out.column
+        (0usize.runtime(), column)
     }
 }

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::bias::bias_pair;
 use super::geometry::{Geometry, out_offset};
-use crate::activation::activate;
+use crate::activation::activate_approximately;
 use crate::mma::accumulate::{PlaneTile, STEPS, clear, fragments, load, multiply};
 use crate::mma::panel::{Cursor, Panel, Side, Source, cursor, lane, start_copies};
 use crate::product::mma_plan::{MmaBlueprint, MmaTile};
@@ -248,8 +248,8 @@ fn stage_sums<T: Float>(
             for half in 0..2usize {
                 let low = quad.extract(comptime!(2 * half)) + low_bias;
                 let high = quad.extract(comptime!(2 * half + 1)) + high_bias;
-                let low = activate(low, blueprint.activation);
-                let high = activate(high, blueprint.activation);
+                let low = activate_approximately(low, blueprint.activation);
+                let high = activate_approximately(high, blueprint.activation);
                 let rows = comptime!((i * 16 + half * 8) as u32);
                 let address = start + rows * pitch + comptime!(j as u32 * 8) * bytes;
                 if comptime!(blueprint.element == MmaElement::Tf32) {

@@ -5,23 +5,25 @@ use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
 use super::bias::bias_pair;
-use super::geometry::{Geometry, out_offset};
-use crate::activation::activate;
+use super::geometry::{Geometry, out_offset, split_column};
+use crate::activation::activate_approximately;
 use crate::product::wgmma_plan::{CHUNK, CHUNK_PITCH, DEPTH, GROUP_ROWS, ROWS, WgmmaBlueprint};
 use crate::ptx::{
-    copy_out, descriptor, multiply_group, pack, shared_address, store_shared, sync_some,
-    written_address,
+    Quad, copy_out, descriptor, multiply_group, pack, shared_address, store_matrices, store_shared,
+    sync_some, written_address,
 };
 
 /// Sums tiles of `C`, in `f32`.
 ///
 /// Two groups of four planes multiply 64 rows each; the ninth plane fills the stages, also those of
-/// the next tile while the groups store the current one.
+/// the next tile while the groups store the current one. With a tensor map of `C`, what is stored
+/// leaves shared memory while the groups multiply the next tile.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(crate) fn wgmma_product<T: Float, N: Size>(
     lhs: &TensorMap<T, Tiled>,
     rhs: &TensorMap<T, Tiled>,
     bias: ComptimeOption<&[T]>,
+    mapped: ComptimeOption<TensorMap<T, Tiled>>,
     out: &mut [T],
     geometry: Geometry,
     #[comptime] blueprint: WgmmaBlueprint,
@@ -35,7 +37,7 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
     let mut rhs_memory =
         Shared::<[T]>::new_aligned_slice(comptime!(stages * rhs_elements), 1024usize);
     let staged =
-        Shared::<[u32]>::new_aligned_slice(comptime!(2 * GROUP_ROWS * CHUNK_PITCH / 4), 128usize);
+        Shared::<[T]>::new_aligned_slice(comptime!(blueprint.staged_elements()), 1024usize);
     let full: Shared<[Barrier]> = Shared::new_slice(stages);
     let empty: Shared<[Barrier]> = Shared::new_slice(stages);
     if UNIT_POS == 0 {
@@ -105,8 +107,6 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
         let lhs_address = shared_address::<T>(lhs_memory.as_slice())
             + group * comptime!((GROUP_ROWS * DEPTH * 2) as u32);
         let rhs_address = shared_address::<T>(rhs_memory.as_slice());
-        let staged = shared_address::<u32>(staged.as_slice())
-            + group * comptime!((GROUP_ROWS * CHUNK_PITCH) as u32);
         let out_address = written_address::<T>(out);
         while tile < tiles {
             let (batch, first_row, column) = place(
@@ -132,19 +132,32 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
                     phase ^= 1;
                 }
             }
-            store_group::<T, N>(
-                sums,
-                &bias,
-                out_address,
-                &geometry,
-                staged,
-                group,
-                batch as usize,
-                row,
-                column,
-                blueprint,
-            );
+            let place = Place {
+                batch: batch as usize,
+                row: row as usize,
+                column: column as usize,
+            };
+            #[comptime]
+            match mapped {
+                ComptimeOption::Some(map) => store_mapped::<T, N>(
+                    sums, &bias, map, &geometry, &staged, group, place, blueprint,
+                ),
+                ComptimeOption::None => store_copied::<T, N>(
+                    sums,
+                    &bias,
+                    out_address,
+                    &geometry,
+                    &staged,
+                    group,
+                    place,
+                    blueprint,
+                ),
+            }
             tile += CUBE_COUNT as u32;
+        }
+        if comptime!(mapped.is_some()) {
+            // Shared memory has to stay until the last of it is read.
+            tma_group_wait_read(0usize);
         }
     }
 }
@@ -175,6 +188,135 @@ fn place(
     }
 }
 
+/// First element of a group's rows of a tile.
+#[derive(CubeType, Clone, Copy)]
+struct Place {
+    batch: usize,
+    row: usize,
+    column: usize,
+}
+
+/// The outputs of eight neighbouring columns from `column` on that a unit holds: two of its first
+/// row and two of the row eight below, each pair in a word.
+#[cube]
+fn finish<T: Float, N: Size>(
+    sums: &Vector<f32, N>,
+    bias: &ComptimeOption<&[T]>,
+    geometry: &Geometry,
+    batch: usize,
+    column: usize,
+    #[comptime] index: usize,
+    #[comptime] blueprint: WgmmaBlueprint,
+) -> (u32, u32) {
+    let at = column + ((UNIT_POS % 4) * 2) as usize;
+    let (low, high) = bias_pair::<T>(bias, geometry, batch, at);
+    let (element, activation) = comptime!((blueprint.element, blueprint.activation));
+    let upper = pack(
+        activate_approximately(sums.extract(index) + low, activation),
+        activate_approximately(sums.extract(comptime!(index + 1)) + high, activation),
+        element,
+    );
+    let lower = pack(
+        activate_approximately(sums.extract(comptime!(index + 2)) + low, activation),
+        activate_approximately(sums.extract(comptime!(index + 3)) + high, activation),
+        element,
+    );
+    (upper, lower)
+}
+
+/// Adds the bias, applies the activation and stores the 64 rows of one group through the tensor map
+/// of `C`, which leaves out what lies outside.
+///
+/// Two chunks of columns take turns in shared memory. Boxes of the map are rows of `box_columns`
+/// elements, permuted by the swizzle of their width, so no two units write to one bank at once.
+#[cube]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "each is one coordinate of the tile"
+)]
+fn store_mapped<T: Float, N: Size>(
+    sums: Vector<f32, N>,
+    bias: &ComptimeOption<&[T]>,
+    map: TensorMap<T, Tiled>,
+    geometry: &Geometry,
+    staged: &Shared<[T]>,
+    group: u32,
+    place: Place,
+    #[comptime] blueprint: WgmmaBlueprint,
+) {
+    let mut map = map;
+    let boxed = comptime!(blueprint.store.box_columns());
+    let row_bytes = comptime!((boxed * 2) as u32);
+    let unit = UNIT_POS % 128;
+    let lane = UNIT_POS % 32;
+    let line = (unit / 32) * 16 + lane % 16;
+    // The swizzle moves the 16 bytes `c` of a line to `c ^ turn`.
+    let turn = ((line * row_bytes) / 128) % comptime!(row_bytes / 16);
+    let chunk_elements = comptime!(GROUP_ROWS * CHUNK);
+    let start = shared_address::<T>(staged.as_slice())
+        + group * comptime!((2 * chunk_elements * 2) as u32)
+        + line * row_bytes;
+    #[unroll]
+    for chunk in 0..comptime!(blueprint.chunks()) {
+        let first = comptime!(blueprint.chunk_start(chunk));
+        let buffer = comptime!(chunk % 2);
+        if unit == 0 {
+            tma_group_wait_read(comptime!(usize::from(chunk > 0)));
+        }
+        sync_some(group + 1, 128usize);
+        #[unroll]
+        for pair in 0..comptime!(CHUNK / 16) {
+            let index = comptime!((first / 8 + 2 * pair) * 4);
+            let column = place.column + comptime!(first + 16 * pair);
+            let (a, b) =
+                finish::<T, N>(&sums, bias, geometry, place.batch, column, index, blueprint);
+            let (c, d) = finish::<T, N>(
+                &sums,
+                bias,
+                geometry,
+                place.batch,
+                column + 8,
+                comptime!(index + 4),
+                blueprint,
+            );
+            let mut words = Quad::<u32>::new(0u32);
+            words.insert(0usize, a);
+            words.insert(1usize, b);
+            words.insert(2usize, c);
+            words.insert(3usize, d);
+            // Lanes 16 and up name the lines of the second eight columns.
+            let octet = comptime!(2 * pair as u32) + lane / 16;
+            let inside = octet % comptime!(row_bytes / 16);
+            let outside = octet / comptime!(row_bytes / 16);
+            let to = start
+                + comptime!((buffer * chunk_elements * 2) as u32)
+                + outside * comptime!((GROUP_ROWS * boxed * 2) as u32)
+                + (inside ^ turn) * 16;
+            store_matrices(to, words);
+        }
+        sync_async_proxy_shared();
+        sync_some(group + 1, 128usize);
+        if unit == 0 {
+            #[unroll]
+            for part in 0..comptime!(CHUNK / boxed) {
+                let from = group as usize * comptime!(2 * chunk_elements)
+                    + comptime!(buffer * chunk_elements + part * GROUP_ROWS * boxed);
+                let column = place.column + comptime!(first + part * boxed);
+                let (outer, inner) = split_column(geometry, column, blueprint.split);
+                tma_store_4d(
+                    &staged[from..from + comptime!(GROUP_ROWS * boxed)],
+                    &mut map,
+                    place.batch as i32,
+                    place.row as i32,
+                    outer as i32,
+                    inner as i32,
+                );
+            }
+            tma_group_commit();
+        }
+    }
+}
+
 /// Adds the bias, applies the activation and stores the 64 rows of one group, leaving out what lies
 /// outside `C`.
 #[cube]
@@ -182,55 +324,51 @@ fn place(
     clippy::too_many_arguments,
     reason = "each is one coordinate of the tile"
 )]
-fn store_group<T: Float, N: Size>(
+fn store_copied<T: Float, N: Size>(
     sums: Vector<f32, N>,
     bias: &ComptimeOption<&[T]>,
     out: u64,
     geometry: &Geometry,
-    staged: u32,
+    staged: &Shared<[T]>,
     group: u32,
-    batch: usize,
-    row: u32,
-    column: u32,
+    place: Place,
     #[comptime] blueprint: WgmmaBlueprint,
 ) {
     let pitch = comptime!(CHUNK_PITCH as u32);
+    let bytes = comptime!(blueprint.store.copy_bytes());
     let lane = UNIT_POS % 32;
     let unit = UNIT_POS % 128;
+    let staged = shared_address::<T>(staged.as_slice())
+        + group * comptime!((GROUP_ROWS * CHUNK_PITCH) as u32);
     let start = staged + ((unit / 32) * 16 + lane / 4) * pitch + (lane % 4) * 4;
-    let width = comptime!((blueprint.out_bytes / 2) as u32);
-    let pieces = comptime!((CHUNK * 2 / blueprint.out_bytes) as u32);
+    let width = comptime!(bytes as u32 / 2);
+    let pieces = comptime!((CHUNK * 2 / bytes) as u32);
     #[unroll]
-    for chunk in 0..comptime!(blueprint.columns / CHUNK) {
-        let first = column + comptime!((chunk * CHUNK) as u32);
+    for chunk in 0..comptime!(blueprint.chunks()) {
+        let first = comptime!(blueprint.chunk_start(chunk));
         // The group has read what the last chunk staged.
         sync_some(group + 1, 128usize);
         #[unroll]
         for j in 0..comptime!(CHUNK / 8) {
-            let at = (first + comptime!(j as u32 * 8) + (lane % 4) * 2) as usize;
-            let (low_bias, high_bias) = bias_pair::<T>(bias, geometry, batch, at);
-            #[unroll]
-            for half in 0..2usize {
-                let index = comptime!((chunk * CHUNK / 8 + j) * 4 + half * 2);
-                let low = activate(sums.extract(index) + low_bias, blueprint.activation);
-                let high = sums.extract(comptime!(index + 1)) + high_bias;
-                let high = activate(high, blueprint.activation);
-                let to = start + comptime!(half as u32 * 8) * pitch + comptime!(j as u32 * 16);
-                store_shared(to, pack(low, high, blueprint.element));
-            }
+            let index = comptime!((first / 8 + j) * 4);
+            let column = place.column + comptime!(first + 8 * j);
+            let (upper, lower) =
+                finish::<T, N>(&sums, bias, geometry, place.batch, column, index, blueprint);
+            let to = start + comptime!(j as u32 * 16);
+            store_shared(to, upper);
+            store_shared(to + 8 * pitch, lower);
         }
         sync_some(group + 1, 128usize);
         let mut index = unit;
         while index < comptime!(GROUP_ROWS as u32) * pieces {
             let inside = index / pieces;
             let piece = index % pieces;
-            let at_row = (row + inside) as usize;
-            let at_column = (first + piece * width) as usize;
-            if at_row < geometry.rows && at_column < geometry.columns {
-                let from = staged + inside * pitch + piece * comptime!(blueprint.out_bytes as u32);
-                let offset = out_offset(geometry, batch, at_row, at_column, blueprint.split);
-                let to = out + offset as u64 * 2;
-                copy_out(from, to, blueprint.out_bytes);
+            let row = place.row + inside as usize;
+            let column = place.column + first + (piece * width) as usize;
+            if row < geometry.rows && column < geometry.columns {
+                let from = staged + inside * pitch + piece * comptime!(bytes as u32);
+                let offset = out_offset(geometry, place.batch, row, column, blueprint.split);
+                copy_out(from, out + offset as u64 * 2, bytes);
             }
             index += 128;
         }
