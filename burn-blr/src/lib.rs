@@ -42,7 +42,7 @@ pub mod ops;
 pub mod structure;
 pub mod tuning;
 
-pub use cubecl_kernels::{Activation, OutputOrder};
+pub use cubecl_kernels::{Activation, Merge, OutputOrder};
 pub use error::BlrError;
 pub use modules::{
     BlastLinear, BlastLinearConfig, BlrLinear, LowRankLinear, LowRankLinearConfig, MonarchLinear,

@@ -59,18 +59,6 @@ impl<'a, R: Runtime> Context<'a, R> {
         Ok(())
     }
 
-    /// Checks a bias `[out]`, if there is one.
-    pub fn bias(
-        &mut self,
-        bias: &Option<TensorBinding<R>>,
-        out_features: usize,
-    ) -> Result<(), KernelError> {
-        match bias {
-            Some(bias) => self.input("bias", bias, &[out_features]),
-            None => Ok(()),
-        }
-    }
-
     /// Address type that reaches every element of every checked operand, and counts `work`.
     pub fn address_type(&self, work: usize) -> Result<AddressType, KernelError> {
         device::address_type(self.client, self.largest.max(work))

@@ -4,8 +4,8 @@
 
 use cubecl::prelude::*;
 
-use crate::activation::Activation;
 use crate::context::{Context, tokens_of};
+use crate::epilogue::Epilogue;
 use crate::error::KernelError;
 use crate::operand::{View, axis_size};
 use crate::product::{BiasView, PlannedProduct, ProductOperands, ProductProblem, TokenAxis};
@@ -18,15 +18,13 @@ pub struct DenseForward<R: Runtime> {
     pub input: TensorBinding<R>,
     /// `[in, out]`; fastest where the inputs of an output are contiguous.
     pub weight: TensorBinding<R>,
-    /// `[out]`.
-    pub bias: Option<TensorBinding<R>>,
-    /// Applied to each output.
-    pub activation: Activation,
+    /// What is done to each output.
+    pub epilogue: Epilogue<R>,
     /// Written, `[tokens, out]`.
     pub output: TensorBinding<R>,
 }
 
-/// Computes `output = f(input · weight + bias)`, with `f` the activation.
+/// Computes `output = f(input · weight)`, with `f` the epilogue.
 ///
 /// Sums in `f32`. Launches one product, none for zero tokens.
 ///
@@ -46,14 +44,13 @@ pub fn forward<R: Runtime>(
     let DenseForward {
         input,
         weight,
-        bias,
-        activation,
+        epilogue,
         output,
     } = operands;
     let (in_features, out_features) = (axis_size(&weight, 0), axis_size(&weight, 1));
     context.input("input", &input, &[tokens, in_features])?;
     context.input("weight", &weight, &[in_features, out_features])?;
-    context.bias(&bias, out_features)?;
+    epilogue.check(&mut context, tokens, out_features)?;
     context.output("output", &output, &[tokens, out_features])?;
     if tokens * out_features == 0 {
         return Ok(());
@@ -68,17 +65,19 @@ pub fn forward<R: Runtime>(
         rhs: View::matrix(&weight),
         out: View::matrix(&output),
         split: None,
-        bias: bias.as_ref().map(|bias| BiasView {
+        bias: epilogue.bias.as_ref().map(|bias| BiasView {
             batch: 0,
             column: bias.strides[0],
         }),
-        activation,
+        merged: epilogue.merged_view(View::matrix, View::matrix(&output)),
+        finish: epilogue.finish(),
     };
     let planned = PlannedProduct::new(&context, problem)?;
     let operands = ProductOperands {
         lhs: input,
         rhs: weight,
-        bias,
+        bias: epilogue.bias,
+        merged: epilogue.merged.map(|(_, merged)| merged),
         out: output,
     };
     planned.launch(&context, operands);

@@ -29,6 +29,7 @@ mod context;
 mod couple;
 mod coupled_product;
 mod device;
+mod epilogue;
 mod error;
 mod format;
 mod mma;
@@ -50,6 +51,7 @@ pub mod norm;
 pub mod tuning;
 
 pub use activation::Activation;
+pub use epilogue::{Epilogue, Merge};
 pub use error::{KernelError, Missing, Requirement};
 pub use format::{BlastDims, LowRankDims, MonarchDims, OutputOrder, UnknownOutputOrder};
 pub use strategy::Strategy;

@@ -4,8 +4,8 @@
 
 use cubecl::prelude::*;
 
-use crate::activation::Activation;
 use crate::context::Context;
+use crate::epilogue::Finish;
 use crate::error::KernelError;
 use crate::operand::{View, axis_size};
 use crate::product::{PlannedProduct, ProductOperands, ProductProblem, TokenAxis};
@@ -56,7 +56,8 @@ pub fn matmul<R: Runtime>(
         out: View::blocks(&output),
         split: None,
         bias: None,
-        activation: Activation::None,
+        merged: View::blocks(&output),
+        finish: Finish::default(),
     };
     let planned = PlannedProduct::new(&context, problem)?;
     planned.launch(
@@ -65,6 +66,7 @@ pub fn matmul<R: Runtime>(
             lhs,
             rhs,
             bias: None,
+            merged: None,
             out: output,
         },
     );

@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::nn::Embedding;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData, activation};
 use burn_blr::BlrLinear;
-use burn_blr::network::VisibleKeys;
+use burn_blr::network::{VisibleKeys, narrow};
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
@@ -296,7 +296,7 @@ impl DitBlock {
         // [batch, 6 hidden] -> [batch, 6, hidden]
         let all = self.modulation.forward(condition.clone());
         let all = all.reshape([batch, 6, hidden]);
-        let part = |n| all.clone().narrow(1, n, 1); // [batch, 1, hidden]
+        let part = |n| narrow(all.clone(), 1, n, 1); // [batch, 1, hidden]
         let normed = stream.modulated(NORM_EPSILON, part(0), part(1));
         let attended = self
             .attention
@@ -327,7 +327,7 @@ impl DitFinalLayer {
         let [batch, hidden] = condition.dims();
         let all = self.modulation.forward(condition);
         let all = all.reshape([batch, 2, hidden]); // [batch, 2 hidden] -> [batch, 2, hidden]
-        let part = |n| all.clone().narrow(1, n, 1); // [batch, 1, hidden]
+        let part = |n| narrow(all.clone(), 1, n, 1); // [batch, 1, hidden]
         let normed = stream.modulated(NORM_EPSILON, part(0), part(1));
         self.proj.forward(normed)
     }

@@ -2,8 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use burn_blr::Activation;
-use burn_blr::ops::dense_linear;
+use burn_blr::ops::{Epilogue, dense_linear};
 
 use crate::common::token_nll;
 use crate::{Context, KvCache, LeftPadding, ModelError};
@@ -262,5 +261,5 @@ fn logits(hidden: Tensor<3>, head: Tensor<2>) -> Tensor<3> {
     let [vocab, _] = head.dims();
     let hidden: Tensor<2> = hidden.reshape([batch * tokens, features]);
     // [vocab, features] -> [features, vocab]
-    dense_linear(hidden, head.transpose(), None, Activation::None).reshape([batch, tokens, vocab])
+    dense_linear(hidden, head.transpose(), Epilogue::default()).reshape([batch, tokens, vocab])
 }

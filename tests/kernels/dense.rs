@@ -13,7 +13,7 @@ use crate::setting::Setting;
 
 on_every_device! {
     forward_matches_reference_with_weights_along_inputs_and_along_outputs
-    forward_applies_the_activation_after_the_bias
+    forward_applies_the_epilogue
 }
 
 fn check<R: Runtime>(
@@ -27,7 +27,8 @@ fn check<R: Runtime>(
     let input = Blocks::random([1, tokens, inputs], dtype, rng);
     let weight = Blocks::random([1, inputs, outputs], dtype, rng);
     let bias = Blocks::random([1, 1, outputs], dtype, rng);
-    let output = setting.output(client, &[tokens, outputs]);
+    let added = with_bias.then_some(bias.values.as_slice());
+    let (output, epilogue) = setting.finish(client, [tokens, outputs], added);
     let operands = DenseForward {
         input: Setting {
             read: Layout::Contiguous,
@@ -35,8 +36,7 @@ fn check<R: Runtime>(
         }
         .input(client, &[tokens, inputs], &input.values),
         weight: setting.input(client, &[inputs, outputs], &weight.values),
-        bias: with_bias.then(|| setting.input(client, &[outputs], &bias.values)),
-        activation: setting.activation,
+        epilogue,
         output: output.binding(),
     };
     if !setting.ran(forward(client, operands, dtype.elem(), &setting.strategy)) {
@@ -49,9 +49,7 @@ fn check<R: Runtime>(
             terms.sum::<f64>() + if with_bias { bias.values[column] } else { 0.0 }
         })
         .collect();
-    let composed = input
-        .product(&weight, dtype)
-        .biased(with_bias.then_some(bias.values.as_slice()), dtype);
+    let composed = input.product(&weight, dtype).biased(added, dtype);
     assert_close(
         &format!("{setting:?} {tokens} x {inputs} x {outputs}, bias {with_bias}"),
         &output.read(client),
@@ -88,8 +86,8 @@ fn forward_matches_reference_with_weights_along_inputs_and_along_outputs<R: Runt
     }
 }
 
-fn forward_applies_the_activation_after_the_bias<R: Runtime>(client: &ComputeClient<R>) {
-    for setting in Setting::activated() {
+fn forward_applies_the_epilogue<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::finished() {
         check(client, setting, [40, 64, 64], true);
     }
 }

@@ -3,7 +3,7 @@
 use cubecl::ir::IntKind;
 use cubecl::prelude::*;
 use cubecl_kernels::low_rank::{self, LowRankForward};
-use cubecl_kernels::{Activation, KernelError, LowRankDims, Missing, Requirement, Strategy};
+use cubecl_kernels::{Epilogue, KernelError, LowRankDims, Merge, Missing, Requirement, Strategy};
 
 use crate::harness::clients::on_every_device;
 use crate::harness::dtype::Dtype;
@@ -30,8 +30,11 @@ fn operands<R: Runtime>(client: &ComputeClient<R>, output: &DeviceTensor<R>) -> 
         input: junk(&[TOKENS, 4]),
         u: junk(&[5, 2]),
         v: junk(&[2, 4]),
-        bias: Some(junk(&[5])),
-        activation: Activation::None,
+        epilogue: Epilogue {
+            bias: Some(junk(&[5])),
+            merged: Some((Merge::Plus, junk(&[TOKENS, 5]))),
+            ..Epilogue::default()
+        },
         inner: junk(&[TOKENS, 2]),
         output: output.binding(),
     }
@@ -56,13 +59,18 @@ fn refused<R: Runtime>(
 fn each_operand_of_the_wrong_shape_is_named<R: Runtime>(client: &ComputeClient<R>) {
     let output = output(client, Layout::Contiguous);
     type Spoil<R> = fn(&mut LowRankForward<R>, TensorBinding<R>);
-    let spoils: [(&str, &[usize], Spoil<R>); 6] = [
+    let spoils: [(&str, &[usize], Spoil<R>); 7] = [
         ("input", &[TOKENS, 4], |operands, wrong| {
             operands.input = wrong
         }),
         ("u", &[5, 2], |operands, wrong| operands.u = wrong),
         ("v", &[2, 4], |operands, wrong| operands.v = wrong),
-        ("bias", &[5], |operands, wrong| operands.bias = Some(wrong)),
+        ("bias", &[5], |operands, wrong| {
+            operands.epilogue.bias = Some(wrong);
+        }),
+        ("merged", &[TOKENS, 5], |operands, wrong| {
+            operands.epilogue.merged = Some((Merge::Plus, wrong));
+        }),
         ("inner", &[TOKENS, 2], |operands, wrong| {
             operands.inner = wrong
         }),

@@ -17,7 +17,7 @@ on_every_device! {
     forward_matches_reference_when_sizes_fill_tiles
     forward_matches_reference_for_strided_tensors
     forward_matches_reference_on_tensor_cores
-    forward_applies_the_activation_after_the_bias
+    forward_applies_the_epilogue
     backward_matches_reference_when_sizes_share_no_factor_with_a_tile
     backward_matches_reference_when_sizes_fill_tiles
     backward_matches_reference_for_strided_tensors
@@ -75,13 +75,13 @@ fn check_forward<R: Runtime>(
     let (n, m) = (dims.in_features(), dims.out_features());
     let data = Data::new(&dims, tokens, setting.dtype);
     let inner = setting.output(client, &dims.scratch_shape(tokens));
-    let output = setting.output(client, &[tokens, m]);
+    let bias = with_bias.then_some(data.bias.values.as_slice());
+    let (output, epilogue) = setting.finish(client, [tokens, m], bias);
     let operands = MonarchForward {
         input: setting.input(client, &[tokens, n], &data.input.values),
         right: setting.input(client, &dims.right_shape(), &data.right.values),
         left: setting.input(client, &dims.left_shape(), &data.left.values),
-        bias: with_bias.then(|| setting.input(client, &[m], &data.bias.values)),
-        activation: setting.activation,
+        epilogue,
         inner: inner.binding(),
         output: output.binding(),
     };
@@ -311,8 +311,8 @@ fn forward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<
     }
 }
 
-fn forward_applies_the_activation_after_the_bias<R: Runtime>(client: &ComputeClient<R>) {
-    for setting in Setting::activated() {
+fn forward_applies_the_epilogue<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::finished() {
         let order = OutputOrder::Interleaved;
         check_forward(client, setting, (2, 24, 48, 80), order, 5, true);
         check_forward(client, setting, (2, 24, 48, 80), order, 70, true);

@@ -1,11 +1,21 @@
 //! What every operation is run with.
 
 use cubecl::prelude::*;
-use cubecl_kernels::{Activation, KernelError, Missing, Strategy};
+use cubecl_kernels::{Activation, Epilogue, KernelError, Merge, Missing, Strategy};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
+use crate::harness::blocks::Blocks;
 use crate::harness::clients::skip;
 use crate::harness::dtype::Dtype;
 use crate::harness::tensors::{DeviceTensor, Layout};
+
+/// Where that lies which outputs are merged with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Other {
+    Apart,
+    InOutput,
+}
 
 /// Element type, strategy and layout of one run.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +27,7 @@ pub struct Setting {
     /// Of the tensors that are written, scratch included.
     pub written: Layout,
     pub activation: Activation,
+    pub merge: Option<(Merge, Other)>,
 }
 
 impl Setting {
@@ -28,6 +39,7 @@ impl Setting {
             read: Layout::Contiguous,
             written: Layout::Contiguous,
             activation: Activation::None,
+            merge: None,
         }
     }
 
@@ -47,41 +59,95 @@ impl Setting {
         [Dtype::F32, Dtype::Bf16].map(|dtype| Self::plain(dtype, Strategy::Tuned))
     }
 
-    /// Every activation with every strategy.
-    pub fn activated() -> Vec<Self> {
-        let activations = [Activation::Gelu, Activation::GeluTanh, Activation::Silu];
+    /// Every activation and every way to merge with every strategy.
+    pub fn finished() -> Vec<Self> {
         let plain = [
             Self::plain(Dtype::F32, Strategy::Naive),
             Self::plain(Dtype::F32, Strategy::Tiled),
             Self::plain(Dtype::F16, Strategy::TensorCores),
             Self::plain(Dtype::F16, Strategy::Hopper),
         ];
-        let every = |activation| {
+        let finishes = [
+            (Activation::Gelu, None),
+            (Activation::GeluTanh, None),
+            (Activation::Silu, None),
+            (Activation::Silu, Some((Merge::Times, Other::Apart))),
+            (Activation::Silu, Some((Merge::Times, Other::InOutput))),
+            (Activation::None, Some((Merge::Plus, Other::Apart))),
+            (Activation::None, Some((Merge::Plus, Other::InOutput))),
+        ];
+        let every = |(activation, merge)| {
             plain.map(|plain| Self {
                 activation,
+                merge,
                 ..plain
             })
         };
-        activations.into_iter().flat_map(every).collect()
+        finishes.into_iter().flat_map(every).collect()
     }
 
-    /// The reference with the activation applied.
+    /// An output `[tokens, out]`, and the epilogue of a product into it.
+    pub fn finish<R: Runtime>(
+        &self,
+        client: &ComputeClient<R>,
+        shape: [usize; 2],
+        bias: Option<&[f64]>,
+    ) -> (DeviceTensor<R>, Epilogue<R>) {
+        let other = self.other(shape[0] * shape[1]);
+        let output = match self.merge {
+            Some((_, Other::InOutput)) => {
+                DeviceTensor::with_values(client, &shape, self.written, self.dtype, &other)
+            }
+            _ => self.output(client, &shape),
+        };
+        let merged = self.merge.map(|(merge, place)| {
+            let binding = match place {
+                Other::InOutput => output.binding(),
+                Other::Apart => self.input(client, &shape, &other),
+            };
+            (merge, binding)
+        });
+        let epilogue = Epilogue {
+            bias: bias.map(|bias| self.input(client, &shape[1..], bias)),
+            activation: self.activation,
+            merged,
+        };
+        (output, epilogue)
+    }
+
+    /// What outputs are merged with.
+    fn other(&self, elements: usize) -> Vec<f64> {
+        let rng = &mut StdRng::seed_from_u64(5);
+        Blocks::random([1, 1, elements], self.dtype, rng).values
+    }
+
+    /// The reference with activation and merge applied.
     pub fn expected(&self, values: Vec<f64>) -> Vec<f64> {
-        values
-            .into_iter()
-            .map(|value| activated(value, self.activation))
-            .collect()
+        self.applied(values, |value| value)
     }
 
-    /// The plain composition with the activation applied, as one more rounded operation.
+    /// The plain composition with activation and merge applied, each as one more rounded operation.
     pub fn composed(&self, values: Vec<f64>) -> Vec<f64> {
-        match self.activation {
-            Activation::None => values,
-            activation => {
-                let apply = |value| self.dtype.round(activated(value, activation));
-                values.into_iter().map(apply).collect()
+        self.applied(values, |value| self.dtype.round(value))
+    }
+
+    fn applied(&self, mut values: Vec<f64>, rounded: impl Fn(f64) -> f64) -> Vec<f64> {
+        if self.activation != Activation::None {
+            for value in &mut values {
+                *value = rounded(activated(*value, self.activation));
             }
         }
+        let Some((merge, _)) = self.merge else {
+            return values;
+        };
+        let others = self.other(values.len());
+        for (value, other) in values.iter_mut().zip(others) {
+            *value = rounded(match merge {
+                Merge::Times => *value * other,
+                Merge::Plus => *value + other,
+            });
+        }
+        values
     }
 
     /// Every element type with every strategy, contiguous.
@@ -110,6 +176,7 @@ impl Setting {
                     read,
                     written,
                     activation: Activation::None,
+                    merge: None,
                 })
             })
             .collect()

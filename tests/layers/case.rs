@@ -2,7 +2,7 @@
 
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use burn_blr::ops::{self, Bias, plain};
+use burn_blr::ops::{self, Bias, Epilogue, plain};
 use burn_blr::{Activation, OutputOrder, Structure};
 use cubecl_kernels::{BlastDims, LowRankDims, MonarchDims, blast, low_rank, monarch};
 use rand::rngs::StdRng;
@@ -116,19 +116,23 @@ impl Case {
 
     /// The product and its activation as one operation of the backend.
     pub fn activated(&self, operands: &[Operand], activation: Activation) -> Tensor<2> {
-        let bias = self.biased.then(|| operands[operands.len() - 1].flat());
+        let epilogue = Epilogue {
+            bias: self.biased.then(|| operands[operands.len() - 1].flat()),
+            activation,
+            merged: None,
+        };
         let (x, one, two) = (operands[0].matrix(), &operands[1], &operands[2]);
         match self.structure {
             Structure::Dense => unreachable!("dense layers are Burn's own"),
             Structure::LowRank { .. } => {
-                ops::low_rank_linear(x, one.matrix(), two.matrix(), bias, activation)
+                ops::low_rank_linear(x, one.matrix(), two.matrix(), epilogue)
             }
             Structure::Monarch { order, .. } => {
-                ops::monarch_linear(x, one.blocks(), two.blocks(), bias, order, activation)
+                ops::monarch_linear(x, one.blocks(), two.blocks(), order, epilogue)
             }
             Structure::Blast { .. } => {
                 let (u, s, v) = (one.blocks(), two.blocks(), operands[3].blocks());
-                ops::blast_linear(x, u, s, v, bias, activation)
+                ops::blast_linear(x, u, s, v, epilogue)
             }
         }
     }

@@ -1,7 +1,8 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, FloatDType, Gradients, Tensor};
 use burn_blr::{
-    BlastLinear, BlrError, BlrLinear, LowRankLinear, MonarchLinear, OutputOrder, Structure, ops,
+    Activation, BlastLinear, BlrError, BlrLinear, LowRankLinear, Merge, MonarchLinear, OutputOrder,
+    Structure, ops,
 };
 
 use crate::case::{ACTIVATIONS, relative_error, structures, values};
@@ -41,13 +42,27 @@ fn a_layer_applies_an_activation_to_its_output() {
             let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
             let input = Tensor::<3>::random([2, 5, in_features], normal, &device);
             for activation in ACTIVATIONS {
-                let found = layer.forward_with(input.clone(), activation);
+                let found = layer.forward_with(input.clone(), activation, None);
                 assert_eq!(found.dims(), [2, 5, out_features]);
                 let expected = ops::activate(layer.forward(input.clone()), activation);
                 let error = relative_error(&values(found).0, &values(expected).0);
                 assert!(
                     error < 1e-6,
                     "{structure} {activation:?} on {device:?}: {error:e}"
+                );
+            }
+            let other = Tensor::<3>::random([2, 5, out_features], normal, &device);
+            let activated = ops::activate(layer.forward(input.clone()), Activation::Silu);
+            for (merge, expected) in [
+                (Merge::Times, activated.clone() * other.clone()),
+                (Merge::Plus, activated + other.clone()),
+            ] {
+                let merged = Some((merge, other.clone()));
+                let found = layer.forward_with(input.clone(), Activation::Silu, merged);
+                let error = relative_error(&values(found).0, &values(expected).0);
+                assert!(
+                    error < 1e-6,
+                    "{structure} {merge:?} on {device:?}: {error:e}"
                 );
             }
         }

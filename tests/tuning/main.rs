@@ -24,7 +24,7 @@ use std::path::Path;
 
 use cubecl::prelude::*;
 use cubecl_kernels::low_rank::{self, LowRankForward, reference};
-use cubecl_kernels::{Activation, LowRankDims, Strategy, tuning};
+use cubecl_kernels::{Epilogue, LowRankDims, Strategy, tuning};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -52,8 +52,7 @@ fn measured_by<R: Runtime>(client: &ComputeClient<R>, tokens: usize) -> usize {
         input: input(&[tokens, 48], &x),
         u: input(&dims.u_shape(), &u),
         v: input(&dims.v_shape(), &v),
-        bias: None,
-        activation: Activation::None,
+        epilogue: Epilogue::default(),
         inner: output(&dims.scratch_shape(tokens)).binding(),
         output: result.binding(),
     };

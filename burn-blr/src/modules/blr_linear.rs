@@ -7,7 +7,7 @@ use super::{
     BlastLinear, BlastLinearConfig, LowRankLinear, LowRankLinearConfig, MonarchLinear,
     MonarchLinearConfig, observe::observe,
 };
-use crate::{Activation, BlrError, OutputOrder, Structure, init, ops};
+use crate::{Activation, BlrError, Merge, OutputOrder, Structure, init, ops};
 
 /// A linear layer that is dense, low-rank, Monarch or BLAST, so that a model is written once.
 #[derive(Module, Debug)]
@@ -88,29 +88,35 @@ impl BlrLinear {
     /// - input: `[..., in]`
     /// - output: `[..., out]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        self.forward_with(input, Activation::None)
+        self.forward_with(input, Activation::None, None)
     }
 
-    /// Applies the layer, then `activation`; in one operation where gradients are not tracked.
+    /// Applies the layer, then `activation`, then merges the output with a tensor of its shape; in one
+    /// operation where gradients are not tracked.
     ///
     /// # Shapes
     ///
     /// - input: `[..., in]`
-    /// - output: `[..., out]`
+    /// - `merged`, output: `[..., out]`
     pub fn forward_with<const D: usize>(
         &self,
         input: Tensor<D>,
         activation: Activation,
+        merged: Option<(Merge, Tensor<D>)>,
     ) -> Tensor<D> {
         observe(|| self.id(), &input);
         match self {
             BlrLinear::Dense(layer) => {
-                let bias = layer.bias.as_ref().map(Param::val);
-                ops::dense_linear(input, layer.weight.val(), bias, activation)
+                let epilogue = ops::Epilogue {
+                    bias: layer.bias.as_ref().map(Param::val),
+                    activation,
+                    merged,
+                };
+                ops::dense_linear(input, layer.weight.val(), epilogue)
             }
-            BlrLinear::LowRank(layer) => layer.forward_with(input, activation),
-            BlrLinear::Monarch(layer) => layer.forward_with(input, activation),
-            BlrLinear::Blast(layer) => layer.forward_with(input, activation),
+            BlrLinear::LowRank(layer) => layer.forward_with(input, activation, merged),
+            BlrLinear::Monarch(layer) => layer.forward_with(input, activation, merged),
+            BlrLinear::Blast(layer) => layer.forward_with(input, activation, merged),
         }
     }
 

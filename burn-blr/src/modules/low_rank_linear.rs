@@ -1,7 +1,7 @@
 use burn::config::Config;
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
 use burn::tensor::{Device, Tensor};
-use cubecl_kernels::Activation;
+use cubecl_kernels::{Activation, Merge};
 
 use super::factor::{bias_param, expect_shape};
 use crate::{BlrError, Structure, init, ops};
@@ -81,22 +81,28 @@ impl LowRankLinear {
     /// - input: `[..., in]`
     /// - output: `[..., out]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        self.forward_with(input, Activation::None)
+        self.forward_with(input, Activation::None, None)
     }
 
-    /// Applies the layer, then `activation`, in one operation where gradients are not tracked.
+    /// Applies the layer, then `activation`, then merges the output with a tensor of its shape; in one
+    /// operation where gradients are not tracked.
     ///
     /// # Shapes
     ///
     /// - input: `[..., in]`
-    /// - output: `[..., out]`
+    /// - `merged`, output: `[..., out]`
     pub fn forward_with<const D: usize>(
         &self,
         input: Tensor<D>,
         activation: Activation,
+        merged: Option<(Merge, Tensor<D>)>,
     ) -> Tensor<D> {
-        let bias = self.bias.as_ref().map(Param::val);
-        ops::low_rank_linear(input, self.u.val(), self.v.val(), bias, activation)
+        let epilogue = ops::Epilogue {
+            bias: self.bias.as_ref().map(Param::val),
+            activation,
+            merged,
+        };
+        ops::low_rank_linear(input, self.u.val(), self.v.val(), epilogue)
     }
 
     /// The dense weight `U V`, `[out, in]`.

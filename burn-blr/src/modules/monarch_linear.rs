@@ -1,7 +1,7 @@
 use burn::config::Config;
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
 use burn::tensor::{Device, Tensor};
-use cubecl_kernels::{Activation, OutputOrder};
+use cubecl_kernels::{Activation, Merge, OutputOrder};
 
 use super::factor::{bias_param, expect_shape};
 use crate::{BlrError, Structure, init, ops};
@@ -112,23 +112,29 @@ impl MonarchLinear {
     /// - input: `[..., in]`
     /// - output: `[..., out]`
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        self.forward_with(input, Activation::None)
+        self.forward_with(input, Activation::None, None)
     }
 
-    /// Applies the layer, then `activation`, in one operation where gradients are not tracked.
+    /// Applies the layer, then `activation`, then merges the output with a tensor of its shape; in one
+    /// operation where gradients are not tracked.
     ///
     /// # Shapes
     ///
     /// - input: `[..., in]`
-    /// - output: `[..., out]`
+    /// - `merged`, output: `[..., out]`
     pub fn forward_with<const D: usize>(
         &self,
         input: Tensor<D>,
         activation: Activation,
+        merged: Option<(Merge, Tensor<D>)>,
     ) -> Tensor<D> {
-        let bias = self.bias.as_ref().map(Param::val);
+        let epilogue = ops::Epilogue {
+            bias: self.bias.as_ref().map(Param::val),
+            activation,
+            merged,
+        };
         let (right, left) = (self.right.val(), self.left.val());
-        ops::monarch_linear(input, right, left, bias, self.order, activation)
+        ops::monarch_linear(input, right, left, self.order, epilogue)
     }
 
     /// The dense weight, `[out, in]`.

@@ -136,6 +136,16 @@ pub trait NetworkBackend: Backend {
         plain::append_rows::<Self>(cache, rows, turn, position, slots)
     }
 
+    /// See [`narrow`](super::narrow).
+    fn narrow(
+        tensor: FloatTensor<Self>,
+        axis: usize,
+        start: usize,
+        length: usize,
+    ) -> FloatTensor<Self> {
+        plain::narrow::<Self>(tensor, axis, start, length)
+    }
+
     /// See [`rotate`](super::rotate).
     fn rotate(
         rows: FloatTensor<Self>,

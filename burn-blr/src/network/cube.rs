@@ -13,6 +13,9 @@ use cubecl_kernels::{KernelError, Strategy};
 use super::{Added, Affine, NetworkBackend, Turn, Visible, plain};
 use crate::ops::{empty_of, served};
 
+/// Bytes that the widest access of a kernel is aligned to on CUDA.
+const WIDEST_ACCESS: u64 = 16;
+
 impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
     fn multi_head_attention(
         query: FloatTensor<Self>,
@@ -77,6 +80,30 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
             Some(()) => cache,
             None => plain::append_rows::<Self>(cache, rows, turn, position, slots),
         }
+    }
+
+    fn narrow(
+        tensor: FloatTensor<Self>,
+        axis: usize,
+        start: usize,
+        length: usize,
+    ) -> FloatTensor<Self> {
+        let stride = tensor.meta.strides()[axis];
+        let bytes = |elements: usize| (elements * stride * tensor.dtype.size()) as u64;
+        let behind = tensor.meta.shape()[axis] - start - length;
+        let client = &tensor.client;
+        let aligned = |offset: u64| match R::name(client) {
+            "cuda" => offset.is_multiple_of(WIDEST_ACCESS),
+            _ => offset.is_multiple_of(client.properties().memory.alignment),
+        };
+        if !(aligned(bytes(start)) && aligned(bytes(behind))) {
+            return plain::narrow::<Self>(tensor, axis, start, length);
+        }
+        let (first, last) = (bytes(start), bytes(behind));
+        let mut part = tensor;
+        part.handle = part.handle.offset_start(first).offset_end(last);
+        part.meta.shape[axis] = length;
+        part
     }
 
     fn rotate(

@@ -62,6 +62,23 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
         cache
     }
 
+    fn narrow(
+        tensor: FloatTensor<Self>,
+        axis: usize,
+        start: usize,
+        length: usize,
+    ) -> FloatTensor<Self> {
+        let mut shape = tensor.shape.clone();
+        shape[axis] = length;
+        let call = Call::Narrow {
+            axis,
+            start,
+            length,
+        };
+        let [part] = register::<B, 1>(call, vec![tensor], Vec::new(), shape);
+        part
+    }
+
     fn rotate(
         rows: FloatTensor<Self>,
         cos: FloatTensor<Self>,
@@ -133,6 +150,11 @@ enum Call {
     AppendRows {
         turned: bool,
     },
+    Narrow {
+        axis: usize,
+        start: usize,
+        length: usize,
+    },
     Rotate,
     AddNorm {
         added: AddedKind,
@@ -168,6 +190,7 @@ impl Call {
             Call::Attention { causal: false, .. } => "blr::attention",
             Call::AppendRows { turned: false } => "blr::append_rows",
             Call::AppendRows { turned: true } => "blr::append_turned_rows",
+            Call::Narrow { .. } => "blr::narrow",
             Call::Rotate => "blr::rotate",
             Call::AddNorm { norm, affine, .. } => match (norm, affine) {
                 (Norm::Rms, AffineKind::Modulated) => "blr::modulated_rms_norm",
@@ -207,6 +230,11 @@ impl Call {
                 };
                 vec![B::append_rows(cache, rows, turn, integer(), integer())]
             }
+            Call::Narrow {
+                axis,
+                start,
+                length,
+            } => vec![B::narrow(float(), axis, start, length)],
             Call::Rotate => vec![B::rotate(float(), float(), float())],
             Call::AddNorm {
                 added,

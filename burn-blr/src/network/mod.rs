@@ -129,6 +129,34 @@ impl Angles {
     }
 }
 
+/// The `length` slices of `tensor` from `start` on along `axis`; on CubeCL backends a view of the same
+/// memory, wherever it starts.
+///
+/// Burn's own `narrow` copies unless the part starts and ends at a multiple of the allocator's
+/// alignment. DiT-XL/2 copied 130 parts of modulations and projections in a pass on CUDA.
+///
+/// # Panics
+///
+/// If the axis is shorter.
+pub fn narrow<const D: usize>(
+    tensor: Tensor<D>,
+    axis: usize,
+    start: usize,
+    length: usize,
+) -> Tensor<D> {
+    let dims = tensor.dims();
+    assert!(
+        axis < D && start + length <= dims[axis],
+        "{length} slices from {start} on of axis {axis} of {dims:?}"
+    );
+    Tensor::from_dispatch(Dispatch::narrow(
+        tensor.into_dispatch(),
+        axis,
+        start,
+        length,
+    ))
+}
+
 /// `rows` turned by their angles ([Su et al. 2021](https://arxiv.org/abs/2104.09864)).
 ///
 /// # Shapes

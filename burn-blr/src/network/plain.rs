@@ -10,6 +10,23 @@ use cubecl_kernels::norm::Norm;
 
 use super::{Added, Affine, Turn, Visible};
 
+/// See [`narrow`](super::narrow).
+pub fn narrow<B: Backend>(
+    tensor: FloatTensor<B>,
+    axis: usize,
+    start: usize,
+    length: usize,
+) -> FloatTensor<B> {
+    let shape = tensor.shape();
+    let slices: Vec<Slice> = (0..shape.num_dims())
+        .map(|other| match other == axis {
+            true => Slice::from(start..start + length),
+            false => Slice::from(0..shape[other]),
+        })
+        .collect();
+    B::float_slice(tensor, &slices)
+}
+
 /// See [`attention`](super::attention).
 pub fn attention<B: Backend>(
     query: FloatTensor<B>,

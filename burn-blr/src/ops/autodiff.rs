@@ -10,8 +10,8 @@ use burn::backend::{Autodiff, TensorMetadata};
 use burn::tensor::Shape;
 use cubecl_kernels::{Activation, OutputOrder};
 
-use super::call::Call;
-use super::{Bias, BlrBackend, plain};
+use super::call::{Call, Finish};
+use super::{Bias, BlrBackend, Merged, plain};
 
 impl<B: BlrBackend, C: CheckpointStrategy> BlrBackend for Autodiff<B, C> {
     fn low_rank_linear(
@@ -20,12 +20,16 @@ impl<B: BlrBackend, C: CheckpointStrategy> BlrBackend for Autodiff<B, C> {
         v: FloatTensor<Self>,
         bias: Bias<Self>,
         activation: Activation,
+        merged: Merged<Self>,
     ) -> FloatTensor<Self> {
-        let call = |biased| Call::LowRank { biased, activation };
-        match bias {
+        let call = |biased| Call::LowRank {
+            finish: finish(biased, activation),
+        };
+        let output = match bias {
             Bias::Added(bias) => record::<B, C, 4>(call(true), [input, u, v, bias]),
             Bias::Absent => record::<B, C, 3>(call(false), [input, u, v]),
-        }
+        };
+        plain::finish::<Self>(output, Activation::None, merged)
     }
 
     fn monarch_linear(
@@ -35,16 +39,17 @@ impl<B: BlrBackend, C: CheckpointStrategy> BlrBackend for Autodiff<B, C> {
         bias: Bias<Self>,
         order: OutputOrder,
         activation: Activation,
+        merged: Merged<Self>,
     ) -> FloatTensor<Self> {
         let call = |biased| Call::Monarch {
             order,
-            biased,
-            activation,
+            finish: finish(biased, activation),
         };
-        match bias {
+        let output = match bias {
             Bias::Added(bias) => record::<B, C, 4>(call(true), [input, right, left, bias]),
             Bias::Absent => record::<B, C, 3>(call(false), [input, right, left]),
-        }
+        };
+        plain::finish::<Self>(output, Activation::None, merged)
     }
 
     fn blast_linear(
@@ -54,12 +59,26 @@ impl<B: BlrBackend, C: CheckpointStrategy> BlrBackend for Autodiff<B, C> {
         v: FloatTensor<Self>,
         bias: Bias<Self>,
         activation: Activation,
+        merged: Merged<Self>,
     ) -> FloatTensor<Self> {
-        let call = |biased| Call::Blast { biased, activation };
-        match bias {
+        let call = |biased| Call::Blast {
+            finish: finish(biased, activation),
+        };
+        let output = match bias {
             Bias::Added(bias) => record::<B, C, 5>(call(true), [input, u, s, v, bias]),
             Bias::Absent => record::<B, C, 4>(call(false), [input, u, s, v]),
-        }
+        };
+        plain::finish::<Self>(output, Activation::None, merged)
+    }
+}
+
+/// What follows a product here: what is merged is an operation of its own, since its gradient needs
+/// both sides.
+fn finish(biased: bool, activation: Activation) -> Finish {
+    Finish {
+        biased,
+        activation,
+        merge: None,
     }
 }
 

@@ -37,6 +37,17 @@ pub enum Bias<B: Backend> {
     Absent,
 }
 
+/// What outputs are multiplied with or added to, after the activation.
+#[derive(Debug, Clone, ExtensionType)]
+pub enum Merged<B: Backend> {
+    /// `f(x) · z`, `z` `[tokens, out]`.
+    Times(FloatTensor<B>),
+    /// `f(x) + z`, `z` `[tokens, out]`.
+    Plus(FloatTensor<B>),
+    /// Nothing.
+    Alone,
+}
+
 /// Burn backends with the three block-low-rank products.
 ///
 /// Inputs are `[tokens, in]`, outputs `[tokens, out]`; factors have their stored layout (see the
@@ -56,27 +67,29 @@ pub enum Bias<B: Backend> {
     Autodiff: cfg(feature = "autodiff")
 )]
 pub trait BlrBackend: Backend {
-    /// `y = f(x W + bias)`, with `weight [in, out]` as Burn's layer holds it and `f` the activation.
+    /// `y = f(x W + bias)`, with `weight [in, out]` as Burn's layer holds it and `f` the activation and what is merged.
     fn dense_linear(
         input: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         #[extension_type] bias: Bias<Self>,
         activation: Activation,
+        #[extension_type] merged: Merged<Self>,
     ) -> FloatTensor<Self> {
         let output = plain::dense_linear::<Self>(input, weight, bias);
-        plain::activate::<Self>(output, activation)
+        plain::finish::<Self>(output, activation, merged)
     }
 
-    /// `y = f((x vᵀ) uᵀ + bias)`, with `u [out, r]`, `v [r, in]` and `f` the activation.
+    /// `y = f((x vᵀ) uᵀ + bias)`, with `u [out, r]`, `v [r, in]` and `f` the activation and what is merged.
     fn low_rank_linear(
         input: FloatTensor<Self>,
         u: FloatTensor<Self>,
         v: FloatTensor<Self>,
         #[extension_type] bias: Bias<Self>,
         activation: Activation,
+        #[extension_type] merged: Merged<Self>,
     ) -> FloatTensor<Self> {
         let output = plain::low_rank_linear::<Self>(input, u, v, bias);
-        plain::activate::<Self>(output, activation)
+        plain::finish::<Self>(output, activation, merged)
     }
 
     /// Gradients of [`low_rank_linear`](Self::low_rank_linear) without an activation: of input,
@@ -91,7 +104,7 @@ pub trait BlrBackend: Backend {
     }
 
     /// `y = f(L P R x + bias)` by rows, with `right [b, r, in/b]`, `left [b, out/b, r]` and `f` the
-    /// activation.
+    /// activation and what is merged.
     fn monarch_linear(
         input: FloatTensor<Self>,
         right: FloatTensor<Self>,
@@ -99,9 +112,10 @@ pub trait BlrBackend: Backend {
         #[extension_type] bias: Bias<Self>,
         order: OutputOrder,
         activation: Activation,
+        #[extension_type] merged: Merged<Self>,
     ) -> FloatTensor<Self> {
         let output = plain::monarch_linear::<Self>(input, right, left, bias, order);
-        plain::activate::<Self>(output, activation)
+        plain::finish::<Self>(output, activation, merged)
     }
 
     /// Gradients of [`monarch_linear`](Self::monarch_linear) without an activation: of input,
@@ -117,7 +131,7 @@ pub trait BlrBackend: Backend {
     }
 
     /// `y_j = f(U_j Σ_i S_ji ∘ (V_i x_i) + bias_j)` by rows, with `u [b, out/b, r]`,
-    /// `s [b (out), b (in), r]`, `v [b, r, in/b]` and `f` the activation.
+    /// `s [b (out), b (in), r]`, `v [b, r, in/b]` and `f` the activation and what is merged.
     fn blast_linear(
         input: FloatTensor<Self>,
         u: FloatTensor<Self>,
@@ -125,9 +139,10 @@ pub trait BlrBackend: Backend {
         v: FloatTensor<Self>,
         #[extension_type] bias: Bias<Self>,
         activation: Activation,
+        #[extension_type] merged: Merged<Self>,
     ) -> FloatTensor<Self> {
         let output = plain::blast_linear::<Self>(input, u, s, v, bias);
-        plain::activate::<Self>(output, activation)
+        plain::finish::<Self>(output, activation, merged)
     }
 
     /// Gradients of [`blast_linear`](Self::blast_linear) without an activation: of input, `u`, `s`,

@@ -2,13 +2,14 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Shape;
-use cubecl_kernels::{Activation, OutputOrder};
+use cubecl_kernels::{Activation, Merge, OutputOrder};
 
-use super::{Bias, BlrBackend};
+use super::{Bias, BlrBackend, Merged};
 
 /// One operation of [`BlrBackend`] with everything but its tensors.
 ///
-/// Operands come in the order of the trait's arguments, the bias last where there is one.
+/// Operands come in the order of the trait's arguments, then the bias and what is merged, where
+/// there are such.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {
     #[cfg_attr(
@@ -16,25 +17,21 @@ pub(super) enum Call {
         allow(dead_code, reason = "only fusion records it")
     )]
     Dense {
-        biased: bool,
-        activation: Activation,
+        finish: Finish,
     },
     LowRank {
-        biased: bool,
-        activation: Activation,
+        finish: Finish,
     },
     LowRankBackward,
     Monarch {
         order: OutputOrder,
-        biased: bool,
-        activation: Activation,
+        finish: Finish,
     },
     MonarchBackward {
         order: OutputOrder,
     },
     Blast {
-        biased: bool,
-        activation: Activation,
+        finish: Finish,
     },
     BlastBackward,
     #[cfg_attr(
@@ -44,47 +41,33 @@ pub(super) enum Call {
     ExactProduct,
 }
 
-/// A name with its activation.
-#[cfg(feature = "fusion")]
-macro_rules! named {
-    ($name:literal, $activation:expr) => {
-        match $activation {
-            Activation::None => $name,
-            Activation::Gelu => concat!($name, "_gelu"),
-            Activation::GeluTanh => concat!($name, "_gelu_tanh"),
-            Activation::Silu => concat!($name, "_silu"),
-        }
-    };
+/// What follows the product of a forward call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Finish {
+    pub biased: bool,
+    pub activation: Activation,
+    pub merge: Option<Merge>,
 }
 
 impl Call {
     /// Name in a fusion stream; calls that compute different things have different names.
     #[cfg(feature = "fusion")]
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Call::Dense { activation, .. } => named!("blr::dense_linear", activation),
-            Call::LowRank { activation, .. } => named!("blr::low_rank_linear", activation),
-            Call::LowRankBackward => "blr::low_rank_linear_backward",
-            Call::Monarch {
-                order: OutputOrder::Contiguous,
-                activation,
-                ..
-            } => named!("blr::monarch_linear", activation),
-            Call::Monarch {
-                order: OutputOrder::Interleaved,
-                activation,
-                ..
-            } => named!("blr::monarch_linear_interleaved", activation),
-            Call::MonarchBackward {
-                order: OutputOrder::Contiguous,
-            } => "blr::monarch_linear_backward",
-            Call::MonarchBackward {
-                order: OutputOrder::Interleaved,
-            } => "blr::monarch_linear_interleaved_backward",
-            Call::Blast { activation, .. } => named!("blr::blast_linear", activation),
-            Call::BlastBackward => "blr::blast_linear_backward",
-            Call::ExactProduct => "blr::exact_product",
-        }
+    pub(super) fn name(self) -> String {
+        let (name, finish) = match self {
+            Call::Dense { finish } => ("dense_linear", Some(finish)),
+            Call::LowRank { finish } => ("low_rank_linear", Some(finish)),
+            Call::LowRankBackward => ("low_rank_linear_backward", None),
+            Call::Monarch { finish, .. } => ("monarch_linear", Some(finish)),
+            Call::MonarchBackward { .. } => ("monarch_linear_backward", None),
+            Call::Blast { finish } => ("blast_linear", Some(finish)),
+            Call::BlastBackward => ("blast_linear_backward", None),
+            Call::ExactProduct => ("exact_product", None),
+        };
+        let order = match self {
+            Call::Monarch { order, .. } | Call::MonarchBackward { order } => Some(order),
+            _ => None,
+        };
+        format!("blr::{name} {order:?} {finish:?}")
     }
 
     /// Shapes of the results, from those of the operands.
@@ -116,9 +99,9 @@ impl Call {
     pub(super) fn split(self) -> (Call, Activation) {
         let mut linear = self;
         let activation = match &mut linear {
-            Call::LowRank { activation, .. }
-            | Call::Monarch { activation, .. }
-            | Call::Blast { activation, .. } => std::mem::take(activation),
+            Call::LowRank { finish } | Call::Monarch { finish, .. } | Call::Blast { finish } => {
+                std::mem::take(&mut finish.activation)
+            }
             _ => Activation::None,
         };
         (linear, activation)
@@ -128,9 +111,9 @@ impl Call {
     #[cfg(feature = "autodiff")]
     pub(super) fn backward(self) -> (Call, bool) {
         match self {
-            Call::LowRank { biased, .. } => (Call::LowRankBackward, biased),
-            Call::Monarch { order, biased, .. } => (Call::MonarchBackward { order }, biased),
-            Call::Blast { biased, .. } => (Call::BlastBackward, biased),
+            Call::LowRank { finish } => (Call::LowRankBackward, finish.biased),
+            Call::Monarch { order, finish } => (Call::MonarchBackward { order }, finish.biased),
+            Call::Blast { finish } => (Call::BlastBackward, finish.biased),
             Call::LowRankBackward
             | Call::MonarchBackward { .. }
             | Call::BlastBackward
@@ -142,27 +125,31 @@ impl Call {
     /// Runs the operation on backend `B`.
     pub(super) fn run<B: BlrBackend>(self, operands: Vec<FloatTensor<B>>) -> Vec<FloatTensor<B>> {
         match self {
-            Call::Dense { biased, activation } => {
-                let ([input, weight], bias) = with_bias::<B, 2>(self, operands, biased);
-                vec![B::dense_linear(input, weight, bias, activation)]
+            Call::Dense { finish } => {
+                let ([input, weight], bias, merged) = finished::<B, 2>(self, operands, finish);
+                let activation = finish.activation;
+                vec![B::dense_linear(input, weight, bias, activation, merged)]
             }
-            Call::LowRank { biased, activation } => {
-                let ([input, u, v], bias) = with_bias::<B, 3>(self, operands, biased);
-                vec![B::low_rank_linear(input, u, v, bias, activation)]
+            Call::LowRank { finish } => {
+                let ([input, u, v], bias, merged) = finished::<B, 3>(self, operands, finish);
+                let activation = finish.activation;
+                vec![B::low_rank_linear(input, u, v, bias, activation, merged)]
             }
             Call::LowRankBackward => {
                 let [grad, input, u, v] = exactly(self, operands);
                 let (input, u, v) = B::low_rank_linear_backward(grad, input, u, v);
                 vec![input, u, v]
             }
-            Call::Monarch {
-                order,
-                biased,
-                activation,
-            } => {
-                let ([input, right, left], bias) = with_bias::<B, 3>(self, operands, biased);
+            Call::Monarch { order, finish } => {
+                let ([input, right, left], bias, merged) = finished::<B, 3>(self, operands, finish);
                 vec![B::monarch_linear(
-                    input, right, left, bias, order, activation,
+                    input,
+                    right,
+                    left,
+                    bias,
+                    order,
+                    finish.activation,
+                    merged,
                 )]
             }
             Call::MonarchBackward { order } => {
@@ -171,9 +158,10 @@ impl Call {
                     B::monarch_linear_backward(grad, input, right, left, order);
                 vec![input, right, left]
             }
-            Call::Blast { biased, activation } => {
-                let ([input, u, s, v], bias) = with_bias::<B, 4>(self, operands, biased);
-                vec![B::blast_linear(input, u, s, v, bias, activation)]
+            Call::Blast { finish } => {
+                let ([input, u, s, v], bias, merged) = finished::<B, 4>(self, operands, finish);
+                let activation = finish.activation;
+                vec![B::blast_linear(input, u, s, v, bias, activation, merged)]
             }
             Call::BlastBackward => {
                 let [grad, input, u, s, v] = exactly(self, operands);
@@ -188,15 +176,24 @@ impl Call {
     }
 }
 
-fn with_bias<B: BlrBackend, const N: usize>(
+/// Operands of a forward call, and what follows its product.
+fn finished<B: BlrBackend, const N: usize>(
     call: Call,
     mut operands: Vec<FloatTensor<B>>,
-    biased: bool,
-) -> ([FloatTensor<B>; N], Bias<B>) {
-    let bias = if biased { operands.pop() } else { None };
+    finish: Finish,
+) -> ([FloatTensor<B>; N], Bias<B>, Merged<B>) {
+    let merged = finish.merge.and_then(|merge| {
+        let other = operands.pop()?;
+        Some(match merge {
+            Merge::Times => Merged::Times(other),
+            Merge::Plus => Merged::Plus(other),
+        })
+    });
+    let bias = if finish.biased { operands.pop() } else { None };
     (
         exactly(call, operands),
         bias.map_or(Bias::Absent, Bias::Added),
+        merged.unwrap_or(Merged::Alone),
     )
 }
 

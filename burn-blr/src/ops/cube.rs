@@ -9,11 +9,11 @@ use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
 use cubecl::prelude::TensorBinding;
 use cubecl_kernels::{
-    Activation, BlastDims, KernelError, LowRankDims, MonarchDims, OutputOrder, Strategy, blast,
-    dense, low_rank, matmul, monarch,
+    Activation, BlastDims, Epilogue, KernelError, LowRankDims, Merge, MonarchDims, OutputOrder,
+    Strategy, blast, dense, low_rank, matmul, monarch,
 };
 
-use super::{Bias, BlrBackend, plain};
+use super::{Bias, BlrBackend, Merged, plain};
 use crate::tuning;
 
 /// Chooses the kernels by device and shape, by measurement where that is wanted.
@@ -30,23 +30,23 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         weight: FloatTensor<Self>,
         bias: Bias<Self>,
         activation: Activation,
+        merged: Merged<Self>,
     ) -> FloatTensor<Self> {
-        let plain = |input, weight, bias| {
+        let plain = |input, weight, bias, merged| {
             let output = plain::dense_linear::<Self>(input, weight, bias);
-            plain::activate::<Self>(output, activation)
+            plain::finish::<Self>(output, activation, merged)
         };
         // Burn's products of f32 use tensor cores, in tf32, and ours do not.
         if input.dtype == DType::F32 {
-            return plain(input, weight, bias);
+            return plain(input, weight, bias, merged);
         }
         let launch = || {
             let (tokens, out_features) = (input.meta.shape()[0], weight.meta.shape()[1]);
-            let output = empty(&input, [tokens, out_features]);
+            let output = output(&input, [tokens, out_features], &merged);
             let operands = dense::DenseForward {
                 input: binding(&input),
                 weight: binding(&weight),
-                bias: bias_binding(&bias),
-                activation,
+                epilogue: epilogue(&bias, activation, &merged),
                 output: binding(&output),
             };
             dense::forward(&input.client, operands, element(&input), &strategy())?;
@@ -54,7 +54,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         };
         match served(launch()) {
             Some(output) => output,
-            None => plain(input, weight, bias),
+            None => plain(input, weight, bias, merged),
         }
     }
 
@@ -64,17 +64,17 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         v: FloatTensor<Self>,
         bias: Bias<Self>,
         activation: Activation,
+        merged: Merged<Self>,
     ) -> FloatTensor<Self> {
         let launch = || {
             let dims = low_rank_dims(&u, &v)?;
             let tokens = input.meta.shape()[0];
-            let output = empty(&input, [tokens, dims.out_features()]);
+            let output = output(&input, [tokens, dims.out_features()], &merged);
             let operands = low_rank::LowRankForward {
                 input: binding(&input),
                 u: binding(&u),
                 v: binding(&v),
-                bias: bias_binding(&bias),
-                activation,
+                epilogue: epilogue(&bias, activation, &merged),
                 inner: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
@@ -85,7 +85,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
             Some(output) => output,
             None => {
                 let output = plain::low_rank_linear::<Self>(input, u, v, bias);
-                plain::activate::<Self>(output, activation)
+                plain::finish::<Self>(output, activation, merged)
             }
         }
     }
@@ -99,7 +99,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         let launch = || {
             let dims = low_rank_dims(&u, &v)?;
             let scratch = dims.scratch_shape(input.meta.shape()[0]);
-            let grad_input = over_or_empty(&grad, &input);
+            let grad_input = over_or_empty(&grad, &input, input.meta.shape().dims::<2>());
             let gradients = (grad_input, empty_like(&u), empty_like(&v));
             let operands = low_rank::LowRankBackward {
                 grad_output: binding(&grad),
@@ -127,17 +127,17 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         bias: Bias<Self>,
         order: OutputOrder,
         activation: Activation,
+        merged: Merged<Self>,
     ) -> FloatTensor<Self> {
         let launch = || {
             let dims = monarch_dims(&right, &left, order)?;
             let tokens = input.meta.shape()[0];
-            let output = empty(&input, [tokens, dims.out_features()]);
+            let output = output(&input, [tokens, dims.out_features()], &merged);
             let operands = monarch::MonarchForward {
                 input: binding(&input),
                 right: binding(&right),
                 left: binding(&left),
-                bias: bias_binding(&bias),
-                activation,
+                epilogue: epilogue(&bias, activation, &merged),
                 inner: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
@@ -148,7 +148,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
             Some(output) => output,
             None => {
                 let output = plain::monarch_linear::<Self>(input, right, left, bias, order);
-                plain::activate::<Self>(output, activation)
+                plain::finish::<Self>(output, activation, merged)
             }
         }
     }
@@ -163,7 +163,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         let launch = || {
             let dims = monarch_dims(&right, &left, order)?;
             let scratch = dims.scratch_shape(input.meta.shape()[0]);
-            let grad_input = over_or_empty(&grad, &input);
+            let grad_input = over_or_empty(&grad, &input, input.meta.shape().dims::<2>());
             let gradients = (grad_input, empty_like(&right), empty_like(&left));
             let operands = monarch::MonarchBackward {
                 grad_output: binding(&grad),
@@ -191,18 +191,18 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         v: FloatTensor<Self>,
         bias: Bias<Self>,
         activation: Activation,
+        merged: Merged<Self>,
     ) -> FloatTensor<Self> {
         let launch = || {
             let dims = blast_dims(&u, &v)?;
             let tokens = input.meta.shape()[0];
-            let output = empty(&input, [tokens, dims.out_features()]);
+            let output = output(&input, [tokens, dims.out_features()], &merged);
             let operands = blast::BlastForward {
                 input: binding(&input),
                 u: binding(&u),
                 s: binding(&s),
                 v: binding(&v),
-                bias: bias_binding(&bias),
-                activation,
+                epilogue: epilogue(&bias, activation, &merged),
                 coupled: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
@@ -213,7 +213,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
             Some(output) => output,
             None => {
                 let output = plain::blast_linear::<Self>(input, u, s, v, bias);
-                plain::activate::<Self>(output, activation)
+                plain::finish::<Self>(output, activation, merged)
             }
         }
     }
@@ -234,7 +234,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
             let dims = blast_dims(&u, &v)?;
             let scratch = dims.scratch_shape(input.meta.shape()[0]);
             let gradients = (
-                over_or_empty(&grad, &input),
+                over_or_empty(&grad, &input, input.meta.shape().dims::<2>()),
                 empty_like(&u),
                 empty_like(&s),
                 empty_like(&v),
@@ -328,10 +328,34 @@ fn binding<R: CubeRuntime>(tensor: &CubeTensor<R>) -> TensorBinding<R> {
     tensor.clone().binding()
 }
 
-fn bias_binding<R: CubeRuntime>(bias: &Bias<CubeBackend<R>>) -> Option<TensorBinding<R>> {
-    match bias {
-        Bias::Added(bias) => Some(binding(bias)),
-        Bias::Absent => None,
+fn epilogue<R: CubeRuntime>(
+    bias: &Bias<CubeBackend<R>>,
+    activation: Activation,
+    merged: &Merged<CubeBackend<R>>,
+) -> Epilogue<R> {
+    Epilogue {
+        bias: match bias {
+            Bias::Added(bias) => Some(binding(bias)),
+            Bias::Absent => None,
+        },
+        activation,
+        merged: match merged {
+            Merged::Times(other) => Some((Merge::Times, binding(other))),
+            Merged::Plus(other) => Some((Merge::Plus, binding(other))),
+            Merged::Alone => None,
+        },
+    }
+}
+
+/// Where outputs go: over what they are merged with, where nobody else holds that.
+fn output<R: CubeRuntime>(
+    input: &CubeTensor<R>,
+    shape: [usize; 2],
+    merged: &Merged<CubeBackend<R>>,
+) -> CubeTensor<R> {
+    match merged {
+        Merged::Times(other) | Merged::Plus(other) => over_or_empty(other, input, shape),
+        Merged::Alone => empty(input, shape),
     }
 }
 
@@ -354,14 +378,20 @@ fn empty_like<R: CubeRuntime>(tensor: &CubeTensor<R>) -> CubeTensor<R> {
     empty_device_contiguous_dtype(client, device, tensor.meta.shape().clone(), tensor.dtype)
 }
 
-/// Where the gradient of the input goes: over that of the output where nobody else holds it and it
-/// has the shape, since the kernels read the one for the last time before they write the other.
-fn over_or_empty<R: CubeRuntime>(grad: &CubeTensor<R>, input: &CubeTensor<R>) -> CubeTensor<R> {
-    let fits = grad.meta.shape() == input.meta.shape() && grad.dtype == input.dtype;
-    if fits && grad.is_contiguous() && grad.can_mut() {
-        grad.clone()
+/// A tensor to be written: the memory of `read`, where nobody else holds it and it has the shape and
+/// the type, or new memory.
+///
+/// For kernels that write an element after the last read of what was there.
+fn over_or_empty<R: CubeRuntime, const D: usize>(
+    read: &CubeTensor<R>,
+    like: &CubeTensor<R>,
+    shape: [usize; D],
+) -> CubeTensor<R> {
+    let fits = read.meta.shape()[..] == shape && read.dtype == like.dtype;
+    if fits && read.is_contiguous() && read.can_mut() {
+        read.clone()
     } else {
-        empty_like(input)
+        empty(like, shape)
     }
 }
 

@@ -7,10 +7,10 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::DType;
 use burn_fusion::stream::{Operation, StreamId};
 use burn_fusion::{Fusion, FusionBackend, FusionRuntime};
-use cubecl_kernels::{Activation, OutputOrder};
+use cubecl_kernels::{Activation, Merge, OutputOrder};
 
-use super::call::Call;
-use super::{Bias, BlrBackend, plain};
+use super::call::{Call, Finish};
+use super::{Bias, BlrBackend, Merged, plain};
 
 impl<B: FusionBackend + BlrBackend> BlrBackend for Fusion<B> {
     fn dense_linear(
@@ -18,14 +18,15 @@ impl<B: FusionBackend + BlrBackend> BlrBackend for Fusion<B> {
         weight: FloatTensor<Self>,
         bias: Bias<Self>,
         activation: Activation,
+        merged: Merged<Self>,
     ) -> FloatTensor<Self> {
         // Burn's products of f32 use tensor cores, in tf32, and ours do not.
         if input.dtype == DType::F32 {
             let output = plain::dense_linear::<Self>(input, weight, bias);
-            return plain::activate::<Self>(output, activation);
+            return plain::finish::<Self>(output, activation, merged);
         }
-        let (operands, biased) = and_bias::<B>(vec![input, weight], bias);
-        let [output] = register::<B, 1>(Call::Dense { biased, activation }, operands);
+        let (operands, finish) = finished::<B>(vec![input, weight], bias, activation, merged);
+        let [output] = register::<B, 1>(Call::Dense { finish }, operands);
         output
     }
 
@@ -35,10 +36,10 @@ impl<B: FusionBackend + BlrBackend> BlrBackend for Fusion<B> {
         v: FloatTensor<Self>,
         bias: Bias<Self>,
         activation: Activation,
+        merged: Merged<Self>,
     ) -> FloatTensor<Self> {
-        let (operands, biased) = and_bias::<B>(vec![input, u, v], bias);
-        let call = Call::LowRank { biased, activation };
-        let [output] = register::<B, 1>(call, operands);
+        let (operands, finish) = finished::<B>(vec![input, u, v], bias, activation, merged);
+        let [output] = register::<B, 1>(Call::LowRank { finish }, operands);
         output
     }
 
@@ -58,14 +59,10 @@ impl<B: FusionBackend + BlrBackend> BlrBackend for Fusion<B> {
         bias: Bias<Self>,
         order: OutputOrder,
         activation: Activation,
+        merged: Merged<Self>,
     ) -> FloatTensor<Self> {
-        let (operands, biased) = and_bias::<B>(vec![input, right, left], bias);
-        let call = Call::Monarch {
-            order,
-            biased,
-            activation,
-        };
-        let [output] = register::<B, 1>(call, operands);
+        let (operands, finish) = finished::<B>(vec![input, right, left], bias, activation, merged);
+        let [output] = register::<B, 1>(Call::Monarch { order, finish }, operands);
         output
     }
 
@@ -87,10 +84,10 @@ impl<B: FusionBackend + BlrBackend> BlrBackend for Fusion<B> {
         v: FloatTensor<Self>,
         bias: Bias<Self>,
         activation: Activation,
+        merged: Merged<Self>,
     ) -> FloatTensor<Self> {
-        let (operands, biased) = and_bias::<B>(vec![input, u, s, v], bias);
-        let call = Call::Blast { biased, activation };
-        let [output] = register::<B, 1>(call, operands);
+        let (operands, finish) = finished::<B>(vec![input, u, s, v], bias, activation, merged);
+        let [output] = register::<B, 1>(Call::Blast { finish }, operands);
         output
     }
 
@@ -115,17 +112,34 @@ impl<B: FusionBackend + BlrBackend> BlrBackend for Fusion<B> {
     }
 }
 
-fn and_bias<B: FusionBackend>(
+/// All operands of a forward call, and what follows its product.
+fn finished<B: FusionBackend>(
     mut operands: Vec<FloatTensor<Fusion<B>>>,
     bias: Bias<Fusion<B>>,
-) -> (Vec<FloatTensor<Fusion<B>>>, bool) {
-    match bias {
-        Bias::Absent => (operands, false),
-        Bias::Added(bias) => {
-            operands.push(bias);
-            (operands, true)
+    activation: Activation,
+    merged: Merged<Fusion<B>>,
+) -> (Vec<FloatTensor<Fusion<B>>>, Finish) {
+    let mut finish = Finish {
+        biased: false,
+        activation,
+        merge: None,
+    };
+    if let Bias::Added(bias) = bias {
+        operands.push(bias);
+        finish.biased = true;
+    }
+    match merged {
+        Merged::Alone => {}
+        Merged::Times(other) => {
+            operands.push(other);
+            finish.merge = Some(Merge::Times);
+        }
+        Merged::Plus(other) => {
+            operands.push(other);
+            finish.merge = Some(Merge::Plus);
         }
     }
+    (operands, finish)
 }
 
 /// Appends `call` to the stream of the calling thread; its `N` results exist once it has run.
@@ -148,7 +162,12 @@ fn register<B: FusionBackend + BlrBackend, const N: usize>(
         .into_iter()
         .map(|operand| operand.into_ir())
         .collect();
-    let desc = CustomOpIr::new(call.name(), &inputs, &outputs);
+    let desc = CustomOpIr {
+        id: call.name(),
+        inputs,
+        outputs,
+        scalars: Vec::new(),
+    };
     let operation = Recorded::<B> {
         desc: desc.clone(),
         call,

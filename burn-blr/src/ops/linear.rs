@@ -2,11 +2,34 @@
 
 use burn::backend::{Dispatch, DispatchTensor};
 use burn::tensor::Tensor;
-use cubecl_kernels::{Activation, OutputOrder};
+use cubecl_kernels::{Activation, Merge, OutputOrder};
 
-use super::{Bias, BlrBackend, plain};
+use super::{Bias, BlrBackend, Merged, plain};
 
-/// `y = f(x W + bias)`, with `f` the activation.
+/// What is done to the outputs of a product, in this order; one operation with it where gradients
+/// are not tracked.
+#[derive(Debug, Clone)]
+pub struct Epilogue<const D: usize> {
+    /// Added, `[out]`.
+    pub bias: Option<Tensor<1>>,
+    /// Applied to each output.
+    pub activation: Activation,
+    /// Multiplied with each output or added to it, `[..., out]`.
+    pub merged: Option<(Merge, Tensor<D>)>,
+}
+
+/// Nothing.
+impl<const D: usize> Default for Epilogue<D> {
+    fn default() -> Self {
+        Self {
+            bias: None,
+            activation: Activation::None,
+            merged: None,
+        }
+    }
+}
+
+/// `y = f(x W)`, with `f` the epilogue.
 ///
 /// On CUDA, operands of 16 bits go through the kernels of the structured products, which are fastest
 /// where the inputs of an output are contiguous, as in the transpose of `[out, in]`; operands of `f32`
@@ -15,105 +38,124 @@ use super::{Bias, BlrBackend, plain};
 /// # Shapes
 ///
 /// - `input`: `[..., in]`, any leading axes, also empty ones
-/// - `weight`: `[in, out]`, `bias`: `[out]`
+/// - `weight`: `[in, out]`
 /// - output: `[..., out]`
 ///
 /// # Panics
 ///
-/// If the last axis of `input` is not that of `weight`.
+/// If a tensor of the epilogue has another shape, or the last axis of `input` is not that of `weight`.
 pub fn dense_linear<const D: usize>(
     input: Tensor<D>,
     weight: Tensor<2>,
-    bias: Option<Tensor<1>>,
-    activation: Activation,
+    epilogue: Epilogue<D>,
 ) -> Tensor<D> {
     let [in_features, out_features] = weight.dims();
-    over_tokens(input, in_features, out_features, |input| {
-        Dispatch::dense_linear(input, weight.into_dispatch(), into_bias(bias), activation)
-    })
+    over_tokens(
+        input,
+        in_features,
+        out_features,
+        epilogue,
+        |input, bias, activation, merged| {
+            Dispatch::dense_linear(input, weight.into_dispatch(), bias, activation, merged)
+        },
+    )
 }
 
-/// `y = f((x vᵀ) uᵀ + bias)`, with `f` the activation.
+/// `y = f((x vᵀ) uᵀ)`, with `f` the epilogue.
 ///
 /// # Shapes
 ///
 /// - `input`: `[..., in]`, any leading axes, also empty ones
-/// - `u`: `[out, r]`, `v`: `[r, in]`, `bias`: `[out]`
+/// - `u`: `[out, r]`, `v`: `[r, in]`
 /// - output: `[..., out]`
 ///
 /// # Panics
 ///
-/// If the last axis of `input` is not the width of `v`.
+/// If a tensor of the epilogue has another shape, or the last axis of `input` is not the width of `v`.
 pub fn low_rank_linear<const D: usize>(
     input: Tensor<D>,
     u: Tensor<2>,
     v: Tensor<2>,
-    bias: Option<Tensor<1>>,
-    activation: Activation,
+    epilogue: Epilogue<D>,
 ) -> Tensor<D> {
     let [out_features, _] = u.dims();
     let [_, in_features] = v.dims();
-    over_tokens(input, in_features, out_features, |input| {
-        let (u, v) = (u.into_dispatch(), v.into_dispatch());
-        Dispatch::low_rank_linear(input, u, v, into_bias(bias), activation)
-    })
+    over_tokens(
+        input,
+        in_features,
+        out_features,
+        epilogue,
+        |input, bias, activation, merged| {
+            let (u, v) = (u.into_dispatch(), v.into_dispatch());
+            Dispatch::low_rank_linear(input, u, v, bias, activation, merged)
+        },
+    )
 }
 
 /// Monarch product: block i of the input through `right_i`, part j of the result to block j,
-/// block j through `left_j`, plus bias ([Dao et al. 2022](https://arxiv.org/abs/2204.00595)), then
-/// the activation.
+/// block j through `left_j` ([Dao et al. 2022](https://arxiv.org/abs/2204.00595)), then the epilogue.
 ///
 /// # Shapes
 ///
 /// - `input`: `[..., in]`, any leading axes, also empty ones
-/// - `right`: `[b, r, in/b]`, `left`: `[b, out/b, r]` with r a multiple of b, `bias`: `[out]`
+/// - `right`: `[b, r, in/b]`, `left`: `[b, out/b, r]` with r a multiple of b
 /// - output: `[..., out]`, its features placed by `order`
 ///
 /// # Panics
 ///
-/// If the last axis of `input` is not `b · in/b`.
+/// If a tensor of the epilogue has another shape, or the last axis of `input` is not `b · in/b`.
 pub fn monarch_linear<const D: usize>(
     input: Tensor<D>,
     right: Tensor<3>,
     left: Tensor<3>,
-    bias: Option<Tensor<1>>,
     order: OutputOrder,
-    activation: Activation,
+    epilogue: Epilogue<D>,
 ) -> Tensor<D> {
     let [blocks, _, block_in] = right.dims();
     let [_, block_out, _] = left.dims();
-    over_tokens(input, blocks * block_in, blocks * block_out, |input| {
-        let (right, left) = (right.into_dispatch(), left.into_dispatch());
-        Dispatch::monarch_linear(input, right, left, into_bias(bias), order, activation)
-    })
+    over_tokens(
+        input,
+        blocks * block_in,
+        blocks * block_out,
+        epilogue,
+        |input, bias, activation, merged| {
+            let (right, left) = (right.into_dispatch(), left.into_dispatch());
+            Dispatch::monarch_linear(input, right, left, bias, order, activation, merged)
+        },
+    )
 }
 
-/// BLAST product: `y_j = f(U_j Σ_i S_ji ∘ (V_i x_i) + bias_j)`, with `f` the activation
+/// BLAST product: `y_j = f(U_j Σ_i S_ji ∘ (V_i x_i))`, with `f` the epilogue
 /// ([Lee et al. 2024](https://arxiv.org/abs/2410.21262), section 2).
 ///
 /// # Shapes
 ///
 /// - `input`: `[..., in]`, any leading axes, also empty ones
-/// - `u`: `[b, out/b, r]`, `s`: `[b (out), b (in), r]`, `v`: `[b, r, in/b]`, `bias`: `[out]`
+/// - `u`: `[b, out/b, r]`, `s`: `[b (out), b (in), r]`, `v`: `[b, r, in/b]`
 /// - output: `[..., out]`
 ///
 /// # Panics
 ///
-/// If the last axis of `input` is not `b · in/b`.
+/// If a tensor of the epilogue has another shape, or the last axis of `input` is not `b · in/b`.
 pub fn blast_linear<const D: usize>(
     input: Tensor<D>,
     u: Tensor<3>,
     s: Tensor<3>,
     v: Tensor<3>,
-    bias: Option<Tensor<1>>,
-    activation: Activation,
+    epilogue: Epilogue<D>,
 ) -> Tensor<D> {
     let [blocks, block_out, _] = u.dims();
     let [_, _, block_in] = v.dims();
-    over_tokens(input, blocks * block_in, blocks * block_out, |input| {
-        let (u, s, v) = (u.into_dispatch(), s.into_dispatch(), v.into_dispatch());
-        Dispatch::blast_linear(input, u, s, v, into_bias(bias), activation)
-    })
+    over_tokens(
+        input,
+        blocks * block_in,
+        blocks * block_out,
+        epilogue,
+        |input, bias, activation, merged| {
+            let (u, s, v) = (u.into_dispatch(), s.into_dispatch(), v.into_dispatch());
+            Dispatch::blast_linear(input, u, s, v, bias, activation, merged)
+        },
+    )
 }
 
 /// Applies `activation` to every element, as an operation of its own.
@@ -153,7 +195,8 @@ fn over_tokens<const D: usize>(
     input: Tensor<D>,
     in_features: usize,
     out_features: usize,
-    product: impl FnOnce(DispatchTensor) -> DispatchTensor,
+    epilogue: Epilogue<D>,
+    product: impl FnOnce(DispatchTensor, Bias<Dispatch>, Activation, Merged<Dispatch>) -> DispatchTensor,
 ) -> Tensor<D> {
     let mut dims = input.dims();
     assert!(
@@ -162,17 +205,30 @@ fn over_tokens<const D: usize>(
     );
     let tokens: usize = dims[..D - 1].iter().product();
     dims[D - 1] = out_features;
+    let Epilogue {
+        bias,
+        activation,
+        merged,
+    } = epilogue;
+    if let Some((_, other)) = &merged {
+        assert!(
+            other.dims() == dims,
+            "an output {dims:?} can not be merged with {:?}",
+            other.dims()
+        );
+    }
     if tokens == 0 {
         // Nothing to compute, and nothing that could carry a gradient.
         return Tensor::zeros(dims, (&input.device(), input.dtype()));
     }
+    let bias = bias.map_or(Bias::Absent, |bias| Bias::Added(bias.into_dispatch()));
+    let flat = |other: Tensor<D>| other.reshape([tokens, out_features]).into_dispatch();
+    let merged = match merged {
+        None => Merged::Alone,
+        Some((Merge::Times, other)) => Merged::Times(flat(other)),
+        Some((Merge::Plus, other)) => Merged::Plus(flat(other)),
+    };
     let input: Tensor<2> = input.reshape([tokens, in_features]);
-    Tensor::<2>::from_dispatch(product(input.into_dispatch())).reshape(dims)
-}
-
-fn into_bias(bias: Option<Tensor<1>>) -> Bias<Dispatch> {
-    match bias {
-        Some(bias) => Bias::Added(bias.into_dispatch()),
-        None => Bias::Absent,
-    }
+    let output = product(input.into_dispatch(), bias, activation, merged);
+    Tensor::<2>::from_dispatch(output).reshape(dims)
 }

@@ -18,9 +18,9 @@ mod fusion;
 mod linear;
 pub mod plain;
 
-pub use backend::{Bias, BlrBackend};
+pub use backend::{Bias, BlrBackend, Merged};
 #[cfg(feature = "cubecl")]
 pub(crate) use cube::{empty_of, served};
 pub use linear::{
-    activate, blast_linear, dense_linear, exact_product, low_rank_linear, monarch_linear,
+    Epilogue, activate, blast_linear, dense_linear, exact_product, low_rank_linear, monarch_linear,
 };

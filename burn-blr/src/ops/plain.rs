@@ -10,7 +10,7 @@ use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::Shape;
 use cubecl_kernels::{Activation, OutputOrder};
 
-use super::Bias;
+use super::{Bias, Merged};
 
 /// Tokens up to which the mix of BLAST is a product entry by entry and a sum.
 ///
@@ -218,6 +218,20 @@ fn add_bias<B: Backend>(output: FloatTensor<B>, bias: Bias<B>) -> FloatTensor<B>
             let features = bias.shape()[0];
             B::float_add(output, B::float_reshape(bias, Shape::new([1, features])))
         }
+    }
+}
+
+/// Applies `activation`, and merges what there is to be merged.
+pub fn finish<B: Backend>(
+    output: FloatTensor<B>,
+    activation: Activation,
+    merged: Merged<B>,
+) -> FloatTensor<B> {
+    let output = activate::<B>(output, activation);
+    match merged {
+        Merged::Alone => output,
+        Merged::Times(other) => B::float_mul(output, other),
+        Merged::Plus(other) => B::float_add(output, other),
     }
 }
 

@@ -3,10 +3,10 @@
 use cubecl::prelude::*;
 
 use super::problem;
-use crate::activation::Activation;
 use crate::context::{Context, tokens_of};
 use crate::couple::{PlannedCouple, PlannedCoupleGradient};
 use crate::coupled_product::{CoupledOperands, PlannedCoupledProduct};
+use crate::epilogue::Epilogue;
 use crate::error::KernelError;
 use crate::format::BlastDims;
 use crate::product::{PlannedProduct, ProductOperands};
@@ -24,10 +24,8 @@ pub struct BlastForward<R: Runtime> {
     pub s: TensorBinding<R>,
     /// `[b, r, in/b]`.
     pub v: TensorBinding<R>,
-    /// `[out]`.
-    pub bias: Option<TensorBinding<R>>,
-    /// Applied to each output.
-    pub activation: Activation,
+    /// What is done to each output.
+    pub epilogue: Epilogue<R>,
     /// Scratch, `[b, tokens, r]`: holds `Z` afterwards.
     pub coupled: TensorBinding<R>,
     /// Written, `[tokens, out]`.
@@ -86,8 +84,7 @@ pub fn forward<R: Runtime>(
         u,
         s,
         v,
-        bias,
-        activation,
+        epilogue,
         coupled,
         output,
     } = operands;
@@ -95,7 +92,7 @@ pub fn forward<R: Runtime>(
     context.input("u", &u, &dims.u_shape())?;
     context.input("s", &s, &dims.s_shape())?;
     context.input("v", &v, &dims.v_shape())?;
-    context.bias(&bias, dims.out_features())?;
+    epilogue.check(&mut context, tokens, dims.out_features())?;
     context.output("coupled", &coupled, &dims.scratch_shape(tokens))?;
     context.output("output", &output, &[tokens, dims.out_features()])?;
     if tokens == 0 {
@@ -106,8 +103,7 @@ pub fn forward<R: Runtime>(
     let product = problem::inner(dims, tokens, &input, &v, &coupled);
     let couple = problem::coupled(dims, tokens, &s, &coupled, &coupled);
     let first = PlannedCoupledProduct::new(&context, product, couple)?;
-    let bias_and_activation = (bias.as_ref(), activation);
-    let second = problem::output(dims, tokens, &coupled, &u, bias_and_activation, &output);
+    let second = problem::output(dims, tokens, &coupled, &u, &epilogue, &output);
     let second = PlannedProduct::new(&context, second)?;
 
     first.launch(
@@ -124,7 +120,8 @@ pub fn forward<R: Runtime>(
         ProductOperands {
             lhs: coupled,
             rhs: u,
-            bias,
+            bias: epilogue.bias,
+            merged: epilogue.merged.map(|(_, merged)| merged),
             out: output,
         },
     );
@@ -224,6 +221,7 @@ pub fn backward<R: Runtime>(
                 lhs,
                 rhs,
                 bias: None,
+                merged: None,
                 out,
             },
         );

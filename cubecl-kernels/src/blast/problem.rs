@@ -2,8 +2,8 @@
 
 use cubecl::prelude::*;
 
-use crate::activation::Activation;
 use crate::couple::{CoupleGradientProblem, CoupleProblem};
+use crate::epilogue::{Epilogue, Finish};
 use crate::format::BlastDims;
 use crate::operand::View;
 use crate::product::{BiasView, ProductProblem, TokenAxis};
@@ -27,7 +27,8 @@ fn over_tokens(
         out,
         split: None,
         bias: None,
-        activation: Activation::None,
+        merged: out,
+        finish: Finish::default(),
     }
 }
 
@@ -71,7 +72,7 @@ pub(super) fn output<R: Runtime>(
     tokens: usize,
     coupled: &TensorBinding<R>,
     u: &TensorBinding<R>,
-    (bias, activation): (Option<&TensorBinding<R>>, Activation),
+    epilogue: &Epilogue<R>,
     output: &TensorBinding<R>,
 ) -> ProductProblem {
     let views = [
@@ -79,13 +80,17 @@ pub(super) fn output<R: Runtime>(
         View::blocks(u).transposed(),
         View::feature_blocks(output, dims.block_out()),
     ];
-    let bias = bias.map(|bias| BiasView {
+    let bias = epilogue.bias.as_ref().map(|bias| BiasView {
         batch: dims.block_out() * bias.strides[0],
         column: bias.strides[0],
     });
     ProductProblem {
         bias,
-        activation,
+        merged: epilogue.merged_view(
+            |merged| View::feature_blocks(merged, dims.block_out()),
+            views[2],
+        ),
+        finish: epilogue.finish(),
         ..over_tokens(dims, tokens, dims.block_out(), dims.rank(), views)
     }
 }

@@ -37,6 +37,7 @@ impl<R: Runtime> CoupledOperands<R> {
             lhs: self.lhs.clone(),
             rhs: self.rhs.clone(),
             bias: None,
+            merged: None,
             out: self.out.clone(),
         }
     }
@@ -310,6 +311,7 @@ impl PlannedCoupledProduct {
                     lhs,
                     rhs,
                     bias: None,
+                    merged: None,
                     out: out.clone(),
                 };
                 product.launch(context, operands);

@@ -3,8 +3,8 @@
 use cubecl::prelude::*;
 
 use super::problem;
-use crate::activation::Activation;
 use crate::context::{Context, tokens_of};
+use crate::epilogue::Epilogue;
 use crate::error::KernelError;
 use crate::format::LowRankDims;
 use crate::product::{PlannedProduct, ProductOperands};
@@ -20,10 +20,8 @@ pub struct LowRankForward<R: Runtime> {
     pub u: TensorBinding<R>,
     /// `[r, in]`.
     pub v: TensorBinding<R>,
-    /// `[out]`.
-    pub bias: Option<TensorBinding<R>>,
-    /// Applied to each output.
-    pub activation: Activation,
+    /// What is done to each output.
+    pub epilogue: Epilogue<R>,
     /// Scratch, `[tokens, r]`: holds `Y = x vᵀ` afterwards.
     pub inner: TensorBinding<R>,
     /// Written, `[tokens, out]`.
@@ -73,15 +71,14 @@ pub fn forward<R: Runtime>(
         input,
         u,
         v,
-        bias,
-        activation,
+        epilogue,
         inner,
         output,
     } = operands;
     context.input("input", &input, &[tokens, dims.in_features()])?;
     context.input("u", &u, &dims.u_shape())?;
     context.input("v", &v, &dims.v_shape())?;
-    context.bias(&bias, dims.out_features())?;
+    epilogue.check(&mut context, tokens, dims.out_features())?;
     context.output("inner", &inner, &dims.scratch_shape(tokens))?;
     context.output("output", &output, &[tokens, dims.out_features()])?;
     if tokens == 0 {
@@ -90,14 +87,7 @@ pub fn forward<R: Runtime>(
 
     let first = problem::inner(dims, tokens, &input, &v, &inner);
     let first = PlannedProduct::new(&context, first)?;
-    let second = problem::output(
-        dims,
-        tokens,
-        &inner,
-        &u,
-        (bias.as_ref(), activation),
-        &output,
-    );
+    let second = problem::output(dims, tokens, &inner, &u, &epilogue, &output);
     let second = PlannedProduct::new(&context, second)?;
 
     first.launch(
@@ -106,6 +96,7 @@ pub fn forward<R: Runtime>(
             lhs: input,
             rhs: v,
             bias: None,
+            merged: None,
             out: inner.clone(),
         },
     );
@@ -114,7 +105,8 @@ pub fn forward<R: Runtime>(
         ProductOperands {
             lhs: inner,
             rhs: u,
-            bias,
+            bias: epilogue.bias,
+            merged: epilogue.merged.map(|(_, merged)| merged),
             out: output,
         },
     );
@@ -180,6 +172,7 @@ pub fn backward<R: Runtime>(
                 lhs,
                 rhs,
                 bias: None,
+                merged: None,
                 out,
             },
         );

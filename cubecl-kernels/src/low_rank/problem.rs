@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use crate::activation::Activation;
+use crate::epilogue::{Epilogue, Finish};
 use crate::format::LowRankDims;
 use crate::operand::View;
 use crate::product::{BiasView, ProductProblem, TokenAxis};
@@ -21,7 +21,8 @@ fn over_tokens(tokens: usize, columns: usize, depth: usize, views: [View; 3]) ->
         out,
         split: None,
         bias: None,
-        activation: Activation::None,
+        merged: out,
+        finish: Finish::default(),
     }
 }
 
@@ -56,7 +57,7 @@ pub(super) fn output<R: Runtime>(
     tokens: usize,
     inner: &TensorBinding<R>,
     u: &TensorBinding<R>,
-    (bias, activation): (Option<&TensorBinding<R>>, Activation),
+    epilogue: &Epilogue<R>,
     output: &TensorBinding<R>,
 ) -> ProductProblem {
     let views = [
@@ -64,13 +65,14 @@ pub(super) fn output<R: Runtime>(
         View::matrix(u).transposed(),
         View::matrix(output),
     ];
-    let bias = bias.map(|bias| BiasView {
+    let bias = epilogue.bias.as_ref().map(|bias| BiasView {
         batch: 0,
         column: bias.strides[0],
     });
     ProductProblem {
         bias,
-        activation,
+        merged: epilogue.merged_view(|merged| View::matrix(merged), views[2]),
+        finish: epilogue.finish(),
         ..over_tokens(tokens, dims.out_features(), dims.rank(), views)
     }
 }

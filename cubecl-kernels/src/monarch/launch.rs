@@ -3,8 +3,8 @@
 use cubecl::prelude::*;
 
 use super::problem;
-use crate::activation::Activation;
 use crate::context::{Context, tokens_of};
+use crate::epilogue::Epilogue;
 use crate::error::KernelError;
 use crate::format::MonarchDims;
 use crate::product::{PlannedProduct, ProductOperands};
@@ -20,10 +20,8 @@ pub struct MonarchForward<R: Runtime> {
     pub right: TensorBinding<R>,
     /// `[b, out/b, r]`.
     pub left: TensorBinding<R>,
-    /// `[out]`, in the order of the output features.
-    pub bias: Option<TensorBinding<R>>,
-    /// Applied to each output.
-    pub activation: Activation,
+    /// What is done to each output.
+    pub epilogue: Epilogue<R>,
     /// Scratch, `[b, tokens, r]`: holds `Z` afterwards.
     pub inner: TensorBinding<R>,
     /// Written, `[tokens, out]`.
@@ -74,15 +72,14 @@ pub fn forward<R: Runtime>(
         input,
         right,
         left,
-        bias,
-        activation,
+        epilogue,
         inner,
         output,
     } = operands;
     context.input("input", &input, &[tokens, dims.in_features()])?;
     context.input("right", &right, &dims.right_shape())?;
     context.input("left", &left, &dims.left_shape())?;
-    context.bias(&bias, dims.out_features())?;
+    epilogue.check(&mut context, tokens, dims.out_features())?;
     context.output("inner", &inner, &dims.scratch_shape(tokens))?;
     context.output("output", &output, &[tokens, dims.out_features()])?;
     if tokens == 0 {
@@ -91,14 +88,7 @@ pub fn forward<R: Runtime>(
 
     let first = problem::inner(dims, tokens, &input, &right, &inner);
     let first = PlannedProduct::new(&context, first)?;
-    let second = problem::output(
-        dims,
-        tokens,
-        &inner,
-        &left,
-        (bias.as_ref(), activation),
-        &output,
-    );
+    let second = problem::output(dims, tokens, &inner, &left, &epilogue, &output);
     let second = PlannedProduct::new(&context, second)?;
 
     first.launch(
@@ -107,6 +97,7 @@ pub fn forward<R: Runtime>(
             lhs: input,
             rhs: right,
             bias: None,
+            merged: None,
             out: inner.clone(),
         },
     );
@@ -115,7 +106,8 @@ pub fn forward<R: Runtime>(
         ProductOperands {
             lhs: inner,
             rhs: left,
-            bias,
+            bias: epilogue.bias,
+            merged: epilogue.merged.map(|(_, merged)| merged),
             out: output,
         },
     );
@@ -206,6 +198,7 @@ pub fn backward<R: Runtime>(
                 lhs,
                 rhs,
                 bias: None,
+                merged: None,
                 out,
             },
         );

@@ -6,7 +6,7 @@
 
 use cubecl::prelude::*;
 
-use crate::activation::Activation;
+use crate::epilogue::{Epilogue, Finish};
 use crate::format::{MonarchDims, OutputOrder};
 use crate::operand::View;
 use crate::product::{BiasView, ColumnSplit, ProductProblem, TokenAxis};
@@ -72,7 +72,8 @@ fn over_tokens(
         out,
         split: None,
         bias: None,
-        activation: Activation::None,
+        merged: out,
+        finish: Finish::default(),
     }
 }
 
@@ -102,7 +103,7 @@ pub(super) fn output<R: Runtime>(
     tokens: usize,
     inner: &TensorBinding<R>,
     left: &TensorBinding<R>,
-    (bias, activation): (Option<&TensorBinding<R>>, Activation),
+    epilogue: &Epilogue<R>,
     output: &TensorBinding<R>,
 ) -> ProductProblem {
     let views = [
@@ -110,10 +111,11 @@ pub(super) fn output<R: Runtime>(
         View::blocks(left).transposed(),
         output_blocks(dims, output),
     ];
-    let bias = bias.map(|bias| bias_blocks(dims, bias));
+    let bias = epilogue.bias.as_ref().map(|bias| bias_blocks(dims, bias));
     ProductProblem {
         bias,
-        activation,
+        merged: epilogue.merged_view(|merged| output_blocks(dims, merged), views[2]),
+        finish: epilogue.finish(),
         ..over_tokens(dims, tokens, dims.block_out(), dims.rank(), views)
     }
 }

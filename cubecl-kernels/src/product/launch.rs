@@ -32,6 +32,8 @@ pub(crate) struct ProductOperands<R: Runtime> {
     pub rhs: TensorBinding<R>,
     /// Added to each row of `C`.
     pub bias: Option<TensorBinding<R>>,
+    /// Merged with `C`.
+    pub merged: Option<TensorBinding<R>>,
     /// `C`.
     pub out: TensorBinding<R>,
 }
@@ -42,6 +44,7 @@ impl<R: Runtime> Clone for ProductOperands<R> {
             lhs: self.lhs.clone(),
             rhs: self.rhs.clone(),
             bias: self.bias.clone(),
+            merged: self.merged.clone(),
             out: self.out.clone(),
         }
     }
@@ -155,7 +158,8 @@ impl PlannedProduct {
             ..
         } = self;
         let target = operands.out.clone();
-        let (bias, out) = (operands.bias.map(buffer), buffer(operands.out));
+        let (bias, merged) = (operands.bias.map(buffer), operands.merged.map(buffer));
+        let out = buffer(operands.out);
         let (lhs, rhs) = (operands.lhs, operands.rhs);
         match plan {
             ProductPlan::Wgmma(blueprint) => {
@@ -184,6 +188,7 @@ impl PlannedProduct {
                         lhs,
                         rhs,
                         bias.into(),
+                        merged.into(),
                         mapped.into(),
                         out,
                         geometry(&problem),
@@ -204,10 +209,11 @@ impl PlannedProduct {
                     buffer(lhs),
                     buffer(rhs),
                     bias.into(),
+                    merged.into(),
                     out,
                     geometry(&problem),
                     problem.split.is_some(),
-                    problem.activation,
+                    problem.finish,
                     dtype,
                 );
             },
@@ -225,6 +231,7 @@ impl PlannedProduct {
                     buffer(lhs),
                     buffer(rhs),
                     bias.into(),
+                    merged.into(),
                     out,
                     geometry(&problem),
                     blueprint,
@@ -243,6 +250,7 @@ impl PlannedProduct {
                     buffer(lhs),
                     buffer(rhs),
                     bias.into(),
+                    merged.into(),
                     out,
                     geometry(&problem),
                     blueprint,
@@ -260,6 +268,7 @@ impl PlannedProduct {
                     buffer(lhs),
                     buffer(rhs),
                     bias.into(),
+                    merged.into(),
                     out,
                     geometry(&problem),
                     blueprint,
@@ -377,6 +386,7 @@ pub(crate) fn geometry<R: Runtime>(problem: &ProductProblem) -> GeometryLaunch<R
         axes(problem.lhs),
         axes(problem.rhs),
         axes(problem.out),
+        axes(problem.merged),
         part,
         part_stride,
         bias_batch,

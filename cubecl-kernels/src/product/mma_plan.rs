@@ -4,8 +4,8 @@ use cubecl::prelude::*;
 
 use super::plan::Along;
 use super::problem::{ProductProblem, TokenAxis};
-use crate::activation::Activation;
 use crate::device::check_cube;
+use crate::epilogue::Finish;
 use crate::error::{KernelError, Missing};
 use crate::mma::accumulate::PlaneTile;
 use crate::mma::panel::Panel;
@@ -23,7 +23,7 @@ pub(crate) struct MmaBlueprint {
     pub out_bytes: usize,
     /// Whether the columns of `C` are split.
     pub split: bool,
-    pub activation: Activation,
+    pub finish: Finish,
 }
 
 /// What one cube computes, and how far ahead it copies.
@@ -272,7 +272,7 @@ impl MmaBlueprint {
             rhs: panel(tile.columns, rhs, problem.columns, rhs.column, rhs.row)?,
             out_bytes: store_bytes(problem, bytes),
             split: problem.split.is_some(),
-            activation: problem.activation,
+            finish: problem.finish,
         })
     }
 

@@ -5,8 +5,8 @@ use cubecl::prelude::*;
 use super::mma_plan::MmaBlueprint;
 use super::problem::{ProductProblem, TokenAxis};
 use super::wgmma_plan::WgmmaBlueprint;
-use crate::activation::Activation;
 use crate::device::{check_cube, mma_element};
+use crate::epilogue::Finish;
 use crate::error::{KernelError, Missing};
 use crate::operand::View;
 use crate::ptx::MmaElement;
@@ -57,7 +57,7 @@ pub(crate) struct TiledBlueprint {
     /// Whether the columns of `C` are split.
     pub split: bool,
     /// Applied to each sum.
-    pub activation: Activation,
+    pub finish: Finish,
 }
 
 /// What one cube computes at a time.
@@ -269,7 +269,7 @@ impl TiledBlueprint {
             rhs: rhs.staging(&tile, tile.columns, element_bytes),
             out_vector: out_vector(problem, element_bytes),
             split: problem.split.is_some(),
-            activation: problem.activation,
+            finish: problem.finish,
         }
     }
 
@@ -416,7 +416,8 @@ mod tests {
                 stride: tokens * rank,
             }),
             bias: None,
-            activation: Activation::None,
+            merged: view(width, blocks * width, 1),
+            finish: Finish::default(),
         }
     }
 

@@ -1,9 +1,9 @@
 //! What a batched product computes.
 
-use crate::activation::Activation;
+use crate::epilogue::Finish;
 use crate::operand::View;
 
-/// `C[p, row, column] = Σ_k A[p, row, k] B[p, k, column] + bias[p, column]`.
+/// `C[p, row, column] = f(Σ_k A[p, row, k] B[p, k, column])`, with `f` the epilogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProductProblem {
     /// Products in the batch (blocks).
@@ -26,8 +26,10 @@ pub(crate) struct ProductProblem {
     pub split: Option<ColumnSplit>,
     /// Strides of the bias, if one is added.
     pub bias: Option<BiasView>,
-    /// Applied to each sum, after the bias.
-    pub activation: Activation,
+    /// Strides of what is merged with `C`; nothing reads them where nothing is.
+    pub merged: View,
+    /// What is done to each sum after the bias.
+    pub finish: Finish,
 }
 
 impl ProductProblem {

@@ -5,8 +5,8 @@ use cubecl::prelude::*;
 
 use super::mma_plan::{fastest, store_bytes};
 use super::problem::{ProductProblem, TokenAxis};
-use crate::activation::Activation;
 use crate::device::check_cube;
+use crate::epilogue::Finish;
 use crate::error::{KernelError, Missing};
 use crate::operand::View;
 use crate::ptx::MmaElement;
@@ -37,7 +37,7 @@ pub(crate) struct WgmmaBlueprint {
     pub store: WgmmaStore,
     /// Whether the columns of `C` are split.
     pub split: bool,
-    pub activation: Activation,
+    pub finish: Finish,
     /// Whether tiles walk all blocks of some rows before the next rows, not all rows of a block
     /// before the next block.
     pub rows_outermost: bool,
@@ -220,7 +220,7 @@ impl WgmmaBlueprint {
             element,
             store,
             split: problem.split.is_some(),
-            activation: problem.activation,
+            finish: problem.finish,
             rows_outermost: class.rows >= MANY_ROWS && factors <= CACHED_BYTES,
         };
         let room = client.properties().hardware.max_shared_memory_size;

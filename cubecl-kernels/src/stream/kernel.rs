@@ -3,8 +3,8 @@
 use cubecl::prelude::*;
 
 use super::plan::{LINES, StreamBlueprint, StreamCoupledBlueprint, TOKENS};
-use crate::activation::activate_approximately;
 use crate::coupled_product::geometry::CoupledGeometry;
+use crate::product::kernel::epilogue::finish_one;
 use crate::product::kernel::geometry::{Geometry, out_offset};
 use crate::ptx::{
     MmaElement, Quad, global_address, load_constant_quad, multiply_add, round_to_tf32,
@@ -147,6 +147,7 @@ pub(crate) fn stream_product<T: Float>(
     lhs: &[T],
     rhs: &[T],
     bias: ComptimeOption<&[T]>,
+    merged: ComptimeOption<&[T]>,
     out: &mut [T],
     geometry: Geometry,
     #[comptime] blueprint: StreamBlueprint,
@@ -199,15 +200,18 @@ pub(crate) fn stream_product<T: Float>(
             for split in 0..splits {
                 sum += stage[from + comptime!(split * token_groups * TOKENS * LINES)];
             }
-            #[comptime]
-            if let ComptimeOption::Some(bias) = &bias {
-                sum += f32::cast_from(
-                    bias[batch * geometry.bias_batch + column * geometry.bias_column],
-                );
-            }
-            let sum = activate_approximately(sum, blueprint.activation);
+            let output = finish_one::<T>(
+                sum,
+                &bias,
+                &merged,
+                &geometry,
+                batch,
+                row,
+                column,
+                blueprint.finish,
+            );
             let at = out_offset(&geometry, batch, row, column, blueprint.split_columns);
-            out[at] = T::cast_from(sum);
+            out[at] = T::cast_from(output);
         }
         index += comptime!(blueprint.units());
     }

@@ -2,8 +2,8 @@
 
 use cubecl::prelude::*;
 
-use crate::activation::Activation;
 use crate::device::check_cube;
+use crate::epilogue::Finish;
 use crate::error::KernelError;
 use crate::operand::View;
 use crate::product::{ProductProblem, TokenAxis};
@@ -36,7 +36,7 @@ pub(crate) struct StreamBlueprint {
     pub token_groups: usize,
     /// Whether the columns of `C` are split.
     pub split_columns: bool,
-    pub activation: Activation,
+    pub finish: Finish,
 }
 
 /// Everything about the kernel with coupling that is known when it is compiled.
@@ -108,7 +108,7 @@ impl StreamBlueprint {
             splits: splits(lines, depth * element.bytes(), planes, MOST_SPLITS),
             token_groups: token_groups(problem.rows),
             split_columns: problem.split.is_some(),
-            activation: problem.activation,
+            finish: problem.finish,
         };
         blueprint.validate(client)?;
         Ok(Some(blueprint))

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn_blr::BlrLinear;
-use burn_blr::network::{Angles, VisibleKeys, attention, rotate};
+use burn_blr::network::{Angles, VisibleKeys, attention, narrow, rotate};
 
 use super::CacheRows;
 
@@ -109,18 +109,13 @@ impl Attention {
     fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
         let [batch, tokens, _] = x.dims();
         let Heads { query, key, width } = self.heads;
-        // [batch, tokens, heads · width] -> [batch, heads, tokens, width]
-        let split = |joined: Tensor<3>, heads: usize| {
-            joined
-                .reshape([batch, tokens, heads, width])
-                .swap_dims(1, 2)
-        };
-        match &self.qkv {
+        // [batch, tokens, heads · width] -> [batch, tokens, heads, width]
+        let split = |joined: Tensor<3>, heads| joined.reshape([batch, tokens, heads, width]);
+        let parts = match &self.qkv {
             QueryKeyValue::Joined(layer) => {
                 let all = layer.forward(x); // [batch, tokens, (heads + 2 key heads) · width]
-                let part = |start: usize, heads: usize| {
-                    split(all.clone().narrow(2, start * width, heads * width), heads)
-                };
+                let all = split(all, query + 2 * key);
+                let part = |start, heads| narrow(all.clone(), 2, start, heads);
                 [part(0, query), part(query, key), part(query + key, key)]
             }
             QueryKeyValue::Separate(layers) => [
@@ -128,7 +123,8 @@ impl Attention {
                 split(layers.key.forward(x.clone()), key),
                 split(layers.value.forward(x), key),
             ],
-        }
+        };
+        parts.map(|part| part.swap_dims(1, 2))
     }
 }
 

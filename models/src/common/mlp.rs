@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn_blr::BlrLinear;
+use burn_blr::{BlrLinear, Merge};
 
 use super::Activation;
 
@@ -49,17 +49,30 @@ impl Mlp {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         // [batch, tokens, features] -> [batch, tokens, inner]
         let inner = match &self.gate {
-            None => activated(&self.fc, x, self.activation),
-            Some(gate) => activated(gate, x.clone(), self.activation) * self.fc.forward(x),
+            None => activated(&self.fc, x, self.activation, None),
+            Some(gate) => {
+                let inner = self.fc.forward(x.clone());
+                activated(gate, x, self.activation, Some(inner))
+            }
         };
         self.proj.forward(inner)
     }
 }
 
-/// The layer, then the activation, as one operation where the layer knows the activation.
-fn activated(layer: &BlrLinear, x: Tensor<3>, activation: Activation) -> Tensor<3> {
-    match activation.of_layers() {
-        Some(known) => layer.forward_with(x, known),
-        None => activation.forward(layer.forward(x)),
+/// The layer, then the activation, then what it is multiplied with: one operation where the layer knows
+/// the activation.
+fn activated(
+    layer: &BlrLinear,
+    x: Tensor<3>,
+    activation: Activation,
+    times: Option<Tensor<3>>,
+) -> Tensor<3> {
+    if let Some(known) = activation.of_layers() {
+        return layer.forward_with(x, known, times.map(|times| (Merge::Times, times)));
+    }
+    let output = activation.forward(layer.forward(x));
+    match times {
+        Some(times) => output * times,
+        None => output,
     }
 }

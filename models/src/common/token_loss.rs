@@ -1,8 +1,7 @@
 //! Cross entropy over a vocabulary, in pieces that fit into memory.
 
 use burn::tensor::{FloatDType, Int, Tensor, activation};
-use burn_blr::Activation;
-use burn_blr::ops::dense_linear;
+use burn_blr::ops::{Epilogue, dense_linear};
 
 /// Logits held at a time: 2²⁴ of 4 bytes, 64 MiB, and about three times that while the softmax
 /// runs. For the 50,257 tokens of GPT-2 that is 333 rows, enough to fill a GPU.
@@ -25,7 +24,7 @@ pub(crate) fn token_nll(hidden: Tensor<2>, head: Tensor<2>, targets: Tensor<1, I
     for start in (0..rows).step_by(at_a_time) {
         let count = at_a_time.min(rows - start);
         let rows = hidden.clone().narrow(0, start, count);
-        let logits = dense_linear(rows, head.clone(), None, Activation::None); // [count, vocab]
+        let logits = dense_linear(rows, head.clone(), Epilogue::default()); // [count, vocab]
         let logits = logits.cast(FloatDType::F32);
         let target = targets.clone().narrow(0, start, count).unsqueeze_dim(1); // [count, 1]
         total = total - activation::log_softmax(logits, 1).gather(1, target).sum();

@@ -32,6 +32,8 @@ pub(crate) struct Geometry {
     pub rhs: Axes,
     /// Strides of `C [p, row, column]`.
     pub out: Axes,
+    /// Strides of what is merged with `C`.
+    pub merged: Axes,
     /// Columns of `C` that stay together, where they are split.
     pub part: usize,
     /// Stride from part to part, where they are split.

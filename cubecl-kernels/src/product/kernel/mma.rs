@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::bias::bias_pair;
+use super::epilogue::{bias_pair, merge};
 use super::geometry::{Geometry, out_offset};
 use crate::activation::activate_approximately;
 use crate::mma::accumulate::{PlaneTile, STEPS, clear, fragments, load, multiply};
@@ -20,6 +20,7 @@ pub(crate) fn mma_product<T: Float>(
     lhs: &[T],
     rhs: &[T],
     bias: ComptimeOption<&[T]>,
+    merged: ComptimeOption<&[T]>,
     out: &mut [T],
     geometry: Geometry,
     #[comptime] blueprint: MmaBlueprint,
@@ -147,10 +148,12 @@ pub(crate) fn mma_product<T: Float>(
         stage_sums::<T>(
             &sums,
             bias,
+            merged,
             &geometry,
             base,
             plane_row,
             plane_column,
+            row,
             column,
             batch,
             blueprint,
@@ -213,8 +216,7 @@ fn gather_sums(
     }
 }
 
-/// Adds the bias, applies the activation, and writes the tile to shared memory in the element type
-/// of the output.
+/// Applies the epilogue and writes the tile to shared memory in the element type of the output.
 #[cube]
 #[expect(
     clippy::too_many_arguments,
@@ -223,10 +225,12 @@ fn gather_sums(
 fn stage_sums<T: Float>(
     sums: &Array<Quad<f32>>,
     bias: ComptimeOption<&[T]>,
+    merged: ComptimeOption<&[T]>,
     geometry: &Geometry,
     base: u32,
     plane_row: u32,
     plane_column: u32,
+    row: u32,
     column: u32,
     batch: usize,
     #[comptime] blueprint: MmaBlueprint,
@@ -248,9 +252,13 @@ fn stage_sums<T: Float>(
             for half in 0..2usize {
                 let low = quad.extract(comptime!(2 * half)) + low_bias;
                 let high = quad.extract(comptime!(2 * half + 1)) + high_bias;
-                let low = activate_approximately(low, blueprint.activation);
-                let high = activate_approximately(high, blueprint.activation);
                 let rows = comptime!((i * 16 + half * 8) as u32);
+                let at_row = (row + plane_row + lane / 4 + rows) as usize;
+                let finish = comptime!(blueprint.finish);
+                let low = activate_approximately(low, finish.activation);
+                let high = activate_approximately(high, finish.activation);
+                let low = merge::<T>(low, &merged, geometry, batch, at_row, at, finish);
+                let high = merge::<T>(high, &merged, geometry, batch, at_row, at + 1, finish);
                 let address = start + rows * pitch + comptime!(j as u32 * 8) * bytes;
                 if comptime!(blueprint.element == MmaElement::Tf32) {
                     store_shared_pair(address, u32::reinterpret(low), u32::reinterpret(high));

@@ -1,6 +1,6 @@
 //! The kernels of the batched product, from simple to fast.
 
-pub(crate) mod bias;
+pub(crate) mod epilogue;
 pub(crate) mod geometry;
 pub(crate) mod mma;
 pub(crate) mod naive;

@@ -2,8 +2,9 @@
 
 use cubecl::prelude::*;
 
+use super::epilogue::finish_one;
 use super::geometry::{Geometry, out_offset};
-use crate::activation::{Activation, activate};
+use crate::epilogue::Finish;
 
 /// Sums one element of `C` per unit, in `f32`, in the order of `k`.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -11,10 +12,11 @@ pub(crate) fn naive_product<T: Float>(
     lhs: &[T],
     rhs: &[T],
     bias: ComptimeOption<&[T]>,
+    merged: ComptimeOption<&[T]>,
     out: &mut [T],
     geometry: Geometry,
     #[comptime] split: bool,
-    #[comptime] activation: Activation,
+    #[comptime] finish: Finish,
     #[define(T)] _dtype: ElemType,
 ) {
     let position = ABSOLUTE_POS;
@@ -33,10 +35,6 @@ pub(crate) fn naive_product<T: Float>(
         let b = f32::cast_from(rhs[rhs_start + k * geometry.rhs.row]);
         sum += a * b;
     }
-    #[comptime]
-    if let ComptimeOption::Some(bias) = bias {
-        let offset = batch * geometry.bias_batch + column * geometry.bias_column;
-        sum += f32::cast_from(bias[offset]);
-    }
-    out[out_offset(&geometry, batch, row, column, split)] = T::cast_from(activate(sum, activation));
+    let output = finish_one::<T>(sum, &bias, &merged, &geometry, batch, row, column, finish);
+    out[out_offset(&geometry, batch, row, column, split)] = T::cast_from(output);
 }

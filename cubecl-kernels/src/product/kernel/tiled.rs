@@ -2,9 +2,9 @@
 
 use cubecl::prelude::*;
 
+use super::epilogue::finish_one;
 use super::geometry::{Geometry, out_offset};
 use super::stage::{fetch, place};
-use crate::activation::activate;
 use crate::product::plan::{GROUP, TiledBlueprint};
 
 /// Sums one tile of `C` per cube, in `f32`.
@@ -16,6 +16,7 @@ pub(crate) fn tiled_product<T: Float, L: Size, N: Size, O: Size>(
     lhs: &[Vector<T, L>],
     rhs: &[Vector<T, N>],
     bias: ComptimeOption<&[T]>,
+    merged: ComptimeOption<&[T]>,
     out: &mut [Vector<T, O>],
     geometry: Geometry,
     #[comptime] blueprint: TiledBlueprint,
@@ -99,7 +100,9 @@ pub(crate) fn tiled_product<T: Float, L: Size, N: Size, O: Size>(
         multiply(&lhs_stage, &rhs_stage, &mut sums, blueprint);
         sync_cube();
     }
-    write(&sums, bias, out, geometry, batch, row, column, blueprint);
+    write(
+        &sums, bias, merged, out, geometry, batch, row, column, blueprint,
+    );
 }
 
 /// Row of the tile that a unit's `i`-th row is, without the unit's own offset.
@@ -154,6 +157,7 @@ fn multiply(
 fn write<T: Float, O: Size>(
     sums: &Array<f32>,
     bias: ComptimeOption<&[T]>,
+    merged: ComptimeOption<&[T]>,
     out: &mut [Vector<T, O>],
     geometry: Geometry,
     batch: usize,
@@ -178,14 +182,16 @@ fn write<T: Float, O: Size>(
                     let mut values = Vector::<T, O>::empty();
                     #[unroll]
                     for e in 0..width {
-                        let mut value = sums[comptime!(i * tile.unit_columns + j + e)];
-                        #[comptime]
-                        if let ComptimeOption::Some(bias) = &bias {
-                            let offset = batch * geometry.bias_batch
-                                + (at_column + e) * geometry.bias_column;
-                            value += f32::cast_from(bias[offset]);
-                        }
-                        let value = activate(value, blueprint.activation);
+                        let value = finish_one::<T>(
+                            sums[comptime!(i * tile.unit_columns + j + e)],
+                            &bias,
+                            &merged,
+                            &geometry,
+                            batch,
+                            at_row,
+                            at_column + e,
+                            blueprint.finish,
+                        );
                         values.insert(e, T::cast_from(value));
                     }
                     let offset = out_offset(&geometry, batch, at_row, at_column, blueprint.split);

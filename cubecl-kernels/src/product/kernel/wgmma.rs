@@ -4,7 +4,7 @@
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
-use super::bias::bias_pair;
+use super::epilogue::{bias_pair, merge};
 use super::geometry::{Geometry, out_offset, split_column};
 use crate::activation::activate_approximately;
 use crate::product::wgmma_plan::{CHUNK, CHUNK_PITCH, DEPTH, GROUP_ROWS, ROWS, WgmmaBlueprint};
@@ -23,6 +23,7 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
     lhs: &TensorMap<T, Tiled>,
     rhs: &TensorMap<T, Tiled>,
     bias: ComptimeOption<&[T]>,
+    merged: ComptimeOption<&[T]>,
     mapped: ComptimeOption<TensorMap<T, Tiled>>,
     out: &mut [T],
     geometry: Geometry,
@@ -137,14 +138,14 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
                 row: row as usize,
                 column: column as usize,
             };
+            let words = finish::<T, N>(sums, &bias, &merged, &geometry, place, blueprint);
             #[comptime]
             match mapped {
-                ComptimeOption::Some(map) => store_mapped::<T, N>(
-                    sums, &bias, map, &geometry, &staged, group, place, blueprint,
-                ),
-                ComptimeOption::None => store_copied::<T, N>(
-                    sums,
-                    &bias,
+                ComptimeOption::Some(map) => {
+                    store_mapped::<T>(&words, map, &geometry, &staged, group, place, blueprint)
+                }
+                ComptimeOption::None => store_copied::<T>(
+                    &words,
                     out_address,
                     &geometry,
                     &staged,
@@ -190,42 +191,51 @@ fn place(
 
 /// First element of a group's rows of a tile.
 #[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
 struct Place {
     batch: usize,
     row: usize,
     column: usize,
 }
 
-/// The outputs of eight neighbouring columns from `column` on that a unit holds: two of its first
-/// row and two of the row eight below, each pair in a word.
+/// The outputs of a unit, two neighbouring columns in a word: for every eight columns, those of its
+/// first row and those of the row eight below.
+///
+/// All are made before any is stored, since what they are merged with may be the memory of `C`, and
+/// chunks of columns may overlap.
 #[cube]
 fn finish<T: Float, N: Size>(
-    sums: &Vector<f32, N>,
+    sums: Vector<f32, N>,
     bias: &ComptimeOption<&[T]>,
+    merged: &ComptimeOption<&[T]>,
     geometry: &Geometry,
-    batch: usize,
-    column: usize,
-    #[comptime] index: usize,
+    place: Place,
     #[comptime] blueprint: WgmmaBlueprint,
-) -> (u32, u32) {
-    let at = column + ((UNIT_POS % 4) * 2) as usize;
-    let (low, high) = bias_pair::<T>(bias, geometry, batch, at);
-    let (element, activation) = comptime!((blueprint.element, blueprint.activation));
-    let upper = pack(
-        activate_approximately(sums.extract(index) + low, activation),
-        activate_approximately(sums.extract(comptime!(index + 1)) + high, activation),
-        element,
-    );
-    let lower = pack(
-        activate_approximately(sums.extract(comptime!(index + 2)) + low, activation),
-        activate_approximately(sums.extract(comptime!(index + 3)) + high, activation),
-        element,
-    );
-    (upper, lower)
+) -> Array<u32> {
+    let lane = UNIT_POS % 32;
+    let row = place.row + (((UNIT_POS % 128) / 32) * 16 + lane / 4) as usize;
+    let mut words = Array::<u32>::new(comptime!(blueprint.columns / 4));
+    #[unroll]
+    for j in 0..comptime!(blueprint.columns / 8) {
+        let column = place.column + comptime!(8 * j) + ((lane % 4) * 2) as usize;
+        let (low_bias, high_bias) = bias_pair::<T>(bias, geometry, place.batch, column);
+        #[unroll]
+        for half in 0..2usize {
+            let index = comptime!(4 * j + 2 * half);
+            let finish = comptime!(blueprint.finish);
+            let low = activate_approximately(sums.extract(index) + low_bias, finish.activation);
+            let high = sums.extract(comptime!(index + 1)) + high_bias;
+            let high = activate_approximately(high, finish.activation);
+            let at = row + comptime!(8 * half);
+            let low = merge::<T>(low, merged, geometry, place.batch, at, column, finish);
+            let high = merge::<T>(high, merged, geometry, place.batch, at, column + 1, finish);
+            words[comptime!(2 * j + half)] = pack(low, high, blueprint.element);
+        }
+    }
+    words
 }
 
-/// Adds the bias, applies the activation and stores the 64 rows of one group through the tensor map
-/// of `C`, which leaves out what lies outside.
+/// Stores the 64 rows of one group through the tensor map of `C`, which leaves out what lies outside.
 ///
 /// Two chunks of columns take turns in shared memory. Boxes of the map are rows of `box_columns`
 /// elements, permuted by the swizzle of their width, so no two units write to one bank at once.
@@ -234,9 +244,8 @@ fn finish<T: Float, N: Size>(
     clippy::too_many_arguments,
     reason = "each is one coordinate of the tile"
 )]
-fn store_mapped<T: Float, N: Size>(
-    sums: Vector<f32, N>,
-    bias: &ComptimeOption<&[T]>,
+fn store_mapped<T: Float>(
+    words: &Array<u32>,
     map: TensorMap<T, Tiled>,
     geometry: &Geometry,
     staged: &Shared<[T]>,
@@ -266,24 +275,12 @@ fn store_mapped<T: Float, N: Size>(
         sync_some(group + 1, 128usize);
         #[unroll]
         for pair in 0..comptime!(CHUNK / 16) {
-            let index = comptime!((first / 8 + 2 * pair) * 4);
-            let column = place.column + comptime!(first + 16 * pair);
-            let (a, b) =
-                finish::<T, N>(&sums, bias, geometry, place.batch, column, index, blueprint);
-            let (c, d) = finish::<T, N>(
-                &sums,
-                bias,
-                geometry,
-                place.batch,
-                column + 8,
-                comptime!(index + 4),
-                blueprint,
-            );
-            let mut words = Quad::<u32>::new(0u32);
-            words.insert(0usize, a);
-            words.insert(1usize, b);
-            words.insert(2usize, c);
-            words.insert(3usize, d);
+            let index = comptime!((first / 8 + 2 * pair) * 2);
+            let mut quad = Quad::<u32>::new(0u32);
+            #[unroll]
+            for i in 0..4usize {
+                quad.insert(i, words[comptime!(index + i)]);
+            }
             // Lanes 16 and up name the lines of the second eight columns.
             let octet = comptime!(2 * pair as u32) + lane / 16;
             let inside = octet % comptime!(row_bytes / 16);
@@ -292,7 +289,7 @@ fn store_mapped<T: Float, N: Size>(
                 + comptime!((buffer * chunk_elements * 2) as u32)
                 + outside * comptime!((GROUP_ROWS * boxed * 2) as u32)
                 + (inside ^ turn) * 16;
-            store_matrices(to, words);
+            store_matrices(to, quad);
         }
         sync_async_proxy_shared();
         sync_some(group + 1, 128usize);
@@ -317,16 +314,14 @@ fn store_mapped<T: Float, N: Size>(
     }
 }
 
-/// Adds the bias, applies the activation and stores the 64 rows of one group, leaving out what lies
-/// outside `C`.
+/// Stores the 64 rows of one group, leaving out what lies outside `C`.
 #[cube]
 #[expect(
     clippy::too_many_arguments,
     reason = "each is one coordinate of the tile"
 )]
-fn store_copied<T: Float, N: Size>(
-    sums: Vector<f32, N>,
-    bias: &ComptimeOption<&[T]>,
+fn store_copied<T: Float>(
+    words: &Array<u32>,
     out: u64,
     geometry: &Geometry,
     staged: &Shared<[T]>,
@@ -350,13 +345,10 @@ fn store_copied<T: Float, N: Size>(
         sync_some(group + 1, 128usize);
         #[unroll]
         for j in 0..comptime!(CHUNK / 8) {
-            let index = comptime!((first / 8 + j) * 4);
-            let column = place.column + comptime!(first + 8 * j);
-            let (upper, lower) =
-                finish::<T, N>(&sums, bias, geometry, place.batch, column, index, blueprint);
+            let index = comptime!((first / 8 + j) * 2);
             let to = start + comptime!(j as u32 * 16);
-            store_shared(to, upper);
-            store_shared(to + 8 * pitch, lower);
+            store_shared(to, words[index]);
+            store_shared(to + 8 * pitch, words[comptime!(index + 1)]);
         }
         sync_some(group + 1, 128usize);
         let mut index = unit;

@@ -1,0 +1,89 @@
+//! What is done to outputs before they are stored.
+
+use cubecl::prelude::*;
+
+use crate::activation::Activation;
+use crate::context::Context;
+use crate::error::KernelError;
+use crate::operand::View;
+
+/// How outputs meet another tensor of their shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Merge {
+    /// `y · z`.
+    Times,
+    /// `y + z`.
+    Plus,
+}
+
+/// What is done to the outputs of a product, in this order and in `f32`, before they are rounded and
+/// stored.
+#[derive(Clone, Debug)]
+pub struct Epilogue<R: Runtime> {
+    /// Added, `[out]`.
+    pub bias: Option<TensorBinding<R>>,
+    /// Applied to each output.
+    pub activation: Activation,
+    /// Multiplied with each output or added to it, `[tokens, out]`. May be the memory of the output.
+    pub merged: Option<(Merge, TensorBinding<R>)>,
+}
+
+/// Nothing.
+impl<R: Runtime> Default for Epilogue<R> {
+    fn default() -> Self {
+        Self {
+            bias: None,
+            activation: Activation::None,
+            merged: None,
+        }
+    }
+}
+
+impl<R: Runtime> Epilogue<R> {
+    /// Checks the tensors for an output `[tokens, out_features]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Context::input`].
+    pub(crate) fn check(
+        &self,
+        context: &mut Context<'_, R>,
+        tokens: usize,
+        out_features: usize,
+    ) -> Result<(), KernelError> {
+        if let Some(bias) = &self.bias {
+            context.input("bias", bias, &[out_features])?;
+        }
+        if let Some((_, merged)) = &self.merged {
+            context.input("merged", merged, &[tokens, out_features])?;
+        }
+        Ok(())
+    }
+
+    /// The view of what is merged; `unread` where nothing is.
+    pub(crate) fn merged_view(
+        &self,
+        view: impl FnOnce(&TensorBinding<R>) -> View,
+        unread: View,
+    ) -> View {
+        match &self.merged {
+            Some((_, merged)) => view(merged),
+            None => unread,
+        }
+    }
+
+    /// What a kernel is compiled for.
+    pub(crate) fn finish(&self) -> Finish {
+        Finish {
+            activation: self.activation,
+            merge: self.merged.as_ref().map(|(merge, _)| *merge),
+        }
+    }
+}
+
+/// What of an [`Epilogue`] is compiled into a kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Finish {
+    pub activation: Activation,
+    pub merge: Option<Merge>,
+}
