@@ -112,7 +112,11 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let launch = || -> Result<CubeTensor<R>, KernelError> {
-            let output = empty_of(&rows, rows.meta.shape().dims::<4>(), rows.dtype);
+            // A unit reads both features of its pairs before it writes them.
+            let output = match rows.can_mut() {
+                true => rows.clone(),
+                false => empty_of(&rows, rows.meta.shape().dims::<4>(), rows.dtype),
+            };
             let operands = AppendRows {
                 rows: rows.clone().binding(),
                 angles: Some(angles(&cos, &sin)),

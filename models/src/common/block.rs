@@ -1,9 +1,10 @@
 //! A transformer block, for every family whose norms have weights.
 
 use burn::module::Module;
+use burn::tensor::Tensor;
 use burn_blr::network::{Angles, VisibleKeys};
 
-use super::{Attention, CacheRows, Mlp, ResidualStream, TokenNorm};
+use super::{Attention, CacheRows, Mlp, TokenNorm};
 
 /// Attention and MLP, each behind a norm and added to its input.
 #[derive(Module, Debug)]
@@ -20,17 +21,22 @@ pub struct TransformerBlock {
 }
 
 impl TransformerBlock {
-    /// Applies the block to the stream.
+    /// Applies the block.
+    ///
+    /// # Shapes
+    ///
+    /// - `x`, output: `[batch, tokens, features]`
     pub(crate) fn forward(
         &self,
-        stream: &mut ResidualStream,
+        x: Tensor<3>,
         visible: &VisibleKeys,
         angles: Option<&Angles>,
         cache: Option<CacheRows<'_>>,
-    ) {
-        let normed = stream.normed(&self.attention_norm);
-        stream.add(self.attention.forward(normed, visible, angles, cache), None);
-        let normed = stream.normed(&self.mlp_norm);
-        stream.add(self.mlp.forward(normed), None);
+    ) -> Tensor<3> {
+        let normed = self.attention_norm.forward(x.clone());
+        let attention = &self.attention;
+        let x = attention.forward(normed, visible, angles, cache, Some(x));
+        let normed = self.mlp_norm.forward(x.clone());
+        self.mlp.forward(normed, Some(x))
     }
 }
