@@ -279,6 +279,40 @@ pub(crate) fn pack(low: f32, high: f32, #[comptime] element: MmaElement) -> u32 
     out
 }
 
+/// The two 16-bit elements of a word, that of the lower half first.
+#[cube]
+pub(crate) fn unpack(word: u32, #[comptime] element: MmaElement) -> (f32, f32) {
+    if comptime!(element == MmaElement::Bf16) {
+        (
+            f32::reinterpret(word << 16u32),
+            f32::reinterpret(word & 0xFFFF_0000u32),
+        )
+    } else {
+        let low: f32;
+        gpu_asm!(
+            "{{ .reg .b16 l, h; mov.b32 {{l, h}}, {word}; cvt.f32.f16 {low}, l; }}",
+            low = out(_) low, word = in(_) value::<u32>(word), options(pure, nomem),
+        );
+        let high: f32;
+        gpu_asm!(
+            "{{ .reg .b16 l, h; mov.b32 {{l, h}}, {word}; cvt.f32.f16 {high}, h; }}",
+            high = out(_) high, word = in(_) value::<u32>(word), options(pure, nomem),
+        );
+        (low, high)
+    }
+}
+
+/// Loads 4 bytes of device memory that other units may write later.
+#[cube]
+pub(crate) fn load_word(address: u64) -> u32 {
+    let out: u32;
+    gpu_asm!(
+        "ld.global.b32 {out}, [{address}];",
+        out = out(_) out, address = in(_) value::<u64>(address), options(readonly),
+    );
+    out
+}
+
 /// Two bytes of each of two words: byte `i` of the result is byte `selector[i]` of `high:low`.
 #[cube]
 pub(crate) fn permute(low: u32, high: u32, #[comptime] selector: u32) -> u32 {

@@ -8,7 +8,7 @@ use burn_blr::BlrLinear;
 
 use burn_blr::network::{Angles, VisibleKeys};
 
-use crate::common::Placement;
+use crate::common::{Placement, ResidualStream};
 use crate::{
     AnyLanguageModel, Context, Gpt2, LanguageModel, Llama, ModelError, QueryKeyValue,
     TransformerBlock, Vit,
@@ -33,9 +33,10 @@ pub trait BlockModel: Debug {
 
     /// Takes a batch through block `n`.
     fn apply_block(&self, n: usize, state: &BlockState) -> BlockState {
-        let x = state.x.clone();
+        let mut stream = ResidualStream::new(state.x.clone());
+        self.blocks()[n].forward(&mut stream, &state.visible, state.angles.as_ref(), None);
         BlockState {
-            x: self.blocks()[n].forward(x, &state.visible, state.angles.as_ref(), None),
+            x: stream.finish(),
             ..state.clone()
         }
     }

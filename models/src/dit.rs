@@ -11,7 +11,7 @@ use burn_blr::network::{VisibleKeys, narrow};
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{GatedStream, from_patches};
+use crate::common::{ResidualStream, from_patches};
 use crate::{Attention, Checkpoint, Heads, Mlp, ModelError, PatchEmbedding, Plan, loader};
 
 /// Added to the variance in every norm; the official code has no other.
@@ -291,7 +291,7 @@ impl DitBlock {
     /// # Shapes
     ///
     /// - `condition`: `[batch, hidden_size]`, behind its SiLU
-    fn forward(&self, stream: &mut GatedStream, condition: &Tensor<2>) {
+    fn forward(&self, stream: &mut ResidualStream, condition: &Tensor<2>) {
         let [batch, hidden] = condition.dims();
         // [batch, 6 hidden] -> [batch, 6, hidden]
         let all = self.modulation.forward(condition.clone());
@@ -300,10 +300,10 @@ impl DitBlock {
         let normed = stream.modulated(NORM_EPSILON, part(0), part(1));
         let attended = self
             .attention
-            .forward(normed, &VisibleKeys::All, None, None, None);
-        stream.add(attended, part(2));
+            .forward(normed, &VisibleKeys::All, None, None);
+        stream.add(attended, Some(part(2)));
         let normed = stream.modulated(NORM_EPSILON, part(3), part(4));
-        stream.add(self.mlp.forward(normed, None), part(5));
+        stream.add(self.mlp.forward(normed), Some(part(5)));
     }
 }
 
@@ -323,7 +323,7 @@ impl DitFinalLayer {
     /// - the stream: `[batch, patches, hidden_size]`
     /// - `condition`: `[batch, hidden_size]`, behind its SiLU
     /// - output: `[batch, patches, patch · patch · out channels]`
-    fn forward(&self, mut stream: GatedStream, condition: Tensor<2>) -> Tensor<3> {
+    fn forward(&self, mut stream: ResidualStream, condition: Tensor<2>) -> Tensor<3> {
         let [batch, hidden] = condition.dims();
         let all = self.modulation.forward(condition);
         let all = all.reshape([batch, 2, hidden]); // [batch, 2 hidden] -> [batch, 2, hidden]
@@ -476,7 +476,7 @@ impl Dit {
         let label = self.labels.forward(y.reshape([batch, 1]));
         let label = label.reshape([batch, config.hidden_size]);
         let condition = activation::silu(self.timestep.forward(t, dtype) + label);
-        let mut stream = GatedStream::new(x);
+        let mut stream = ResidualStream::new(x);
         for block in &self.blocks {
             block.forward(&mut stream, &condition);
         }

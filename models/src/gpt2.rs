@@ -10,7 +10,7 @@ use burn::tensor::{Device, FloatDType, Int, Tensor};
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{Placement, Positions};
+use crate::common::{Placement, Positions, ResidualStream};
 use crate::{
     Activation, Checkpoint, Context, Heads, LanguageModel, ModelError, Plan, TokenNorm,
     TransformerBlock, loader,
@@ -243,12 +243,13 @@ impl LanguageModel for Gpt2 {
         let visible = placement.visible();
         let positions = self.position_embedding.forward(placement.positions());
         // [batch, tokens, n_embd] + [1 or batch, tokens, n_embd]
-        let mut x = self.token_embedding.forward(input_ids) + positions;
+        let x = self.token_embedding.forward(input_ids) + positions;
+        let mut stream = ResidualStream::new(x);
         for (n, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &visible, None, placement.layer_cache(n));
+            block.forward(&mut stream, &visible, None, placement.layer_cache(n));
         }
         placement.finish();
-        Ok(self.ln_f.forward(x))
+        Ok(stream.normed(&self.ln_f))
     }
 
     fn head(&self) -> Tensor<2> {

@@ -9,7 +9,7 @@ use burn::tensor::{Device, FloatDType, Int, Tensor};
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
-use crate::common::{Placement, Positions};
+use crate::common::{Placement, Positions, ResidualStream};
 use crate::{
     Activation, Checkpoint, Context, Heads, LanguageModel, ModelError, Plan, Rotary, RotaryConfig,
     RotaryScaling, TokenNorm, TransformerBlock, loader,
@@ -301,12 +301,17 @@ impl LanguageModel for Llama {
             Placement::new(&input_ids, context, layers, max_tokens, &self.positions)?;
         let visible = placement.visible();
         let angles = self.rotary.angles(placement.positions());
-        let mut x = self.embed_tokens.forward(input_ids);
+        let mut stream = ResidualStream::new(self.embed_tokens.forward(input_ids));
         for (n, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &visible, Some(&angles), placement.layer_cache(n));
+            block.forward(
+                &mut stream,
+                &visible,
+                Some(&angles),
+                placement.layer_cache(n),
+            );
         }
         placement.finish();
-        Ok(self.norm.forward(x))
+        Ok(stream.normed(&self.norm))
     }
 
     fn head(&self) -> Tensor<2> {

@@ -11,7 +11,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use burn_blr::BlrLinear;
 use burn_blr::network::VisibleKeys;
 
-use crate::common::interpolate_grid;
+use crate::common::{ResidualStream, interpolate_grid};
 use crate::{Checkpoint, ModelError, PatchEmbedding, Plan, TokenNorm, TransformerBlock, loader};
 
 pub use config::{VitConfig, VitNaming, VitPooling};
@@ -120,11 +120,11 @@ impl Vit {
     /// an empty batch.
     pub fn forward(&self, pixels: Tensor<4>) -> Result<Tensor<2>, ModelError> {
         // [batch, tokens, hidden_size]
-        let mut x = self.tokens(pixels)?;
+        let mut stream = ResidualStream::new(self.tokens(pixels)?);
         for block in &self.blocks {
-            x = block.forward(x, &VisibleKeys::All, None, None);
+            block.forward(&mut stream, &VisibleKeys::All, None, None);
         }
-        Ok(self.scores(x))
+        Ok(self.scores(stream.finish()))
     }
 
     /// What the first block sees, `[batch, tokens, hidden_size]`, of `pixels` as for

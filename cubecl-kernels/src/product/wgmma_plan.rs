@@ -38,6 +38,8 @@ pub(crate) struct WgmmaBlueprint {
     /// Whether the columns of `C` are split.
     pub split: bool,
     pub finish: Finish,
+    /// Whether neighbouring elements of what is merged can be loaded together.
+    pub merged_pairs: bool,
     /// Whether tiles walk all blocks of some rows before the next rows, not all rows of a block
     /// before the next block.
     pub rows_outermost: bool,
@@ -92,6 +94,15 @@ impl WgmmaStore {
             _ => 8,
         }
     }
+}
+
+/// Whether every even column of what is merged starts an aligned pair of elements.
+fn pairs(problem: &ProductProblem, element: MmaElement) -> bool {
+    let merged = problem.merged;
+    let others = [merged.batch, merged.row];
+    merged.column == 1
+        && problem.columns.is_multiple_of(2)
+        && merged.allows_vectors(2, element.bytes(), others)
 }
 
 /// Rows from which on tiles walk rows outermost, if the factors take no more than these bytes of
@@ -221,6 +232,7 @@ impl WgmmaBlueprint {
             store,
             split: problem.split.is_some(),
             finish: problem.finish,
+            merged_pairs: pairs(problem, element),
             rows_outermost: class.rows >= MANY_ROWS && factors <= CACHED_BYTES,
         };
         let room = client.properties().hardware.max_shared_memory_size;

@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
+use burn_blr::BlrLinear;
 use burn_blr::network::{Angles, VisibleKeys, attention, narrow, rotate};
-use burn_blr::{Activation, BlrLinear, Merge};
 
 use super::CacheRows;
 
@@ -81,19 +81,17 @@ impl Attention {
         }
     }
 
-    /// Attends `x` to itself and to what `cache` holds, adds it to the cache, and adds to the result
-    /// what there is to be added.
+    /// Attends `x` to itself and to what `cache` holds, and adds it to the cache.
     ///
     /// # Shapes
     ///
-    /// - `x`, `added`, output: `[batch, tokens, features]`
+    /// - `x`, output: `[batch, tokens, features]`
     pub(crate) fn forward(
         &self,
         x: Tensor<3>,
         visible: &VisibleKeys,
         angles: Option<&Angles>,
         cache: Option<CacheRows<'_>>,
-        added: Option<Tensor<3>>,
     ) -> Tensor<3> {
         let [batch, tokens, _] = x.dims();
         let [query, key, value] = self.project(x);
@@ -104,9 +102,7 @@ impl Attention {
         };
         let mixed = attention(query, key, value, visible, self.scale); // [batch, tokens, heads, width]
         let features = self.heads.query * self.heads.width;
-        let mixed = mixed.reshape([batch, tokens, features]);
-        let added = added.map(|added| (Merge::Plus, added));
-        self.proj.forward_with(mixed, Activation::None, added)
+        self.proj.forward(mixed.reshape([batch, tokens, features]))
     }
 
     /// Query `[batch, heads, tokens, width]`, key and value `[batch, key heads, tokens, width]`.

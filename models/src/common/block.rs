@@ -1,10 +1,9 @@
 //! A transformer block, for every family whose norms have weights.
 
 use burn::module::Module;
-use burn::tensor::Tensor;
 use burn_blr::network::{Angles, VisibleKeys};
 
-use super::{Attention, CacheRows, Mlp, TokenNorm};
+use super::{Attention, CacheRows, Mlp, ResidualStream, TokenNorm};
 
 /// Attention and MLP, each behind a norm and added to its input.
 #[derive(Module, Debug)]
@@ -21,22 +20,17 @@ pub struct TransformerBlock {
 }
 
 impl TransformerBlock {
-    /// Applies the block.
-    ///
-    /// # Shapes
-    ///
-    /// - `x`, output: `[batch, tokens, features]`
+    /// Applies the block to the stream.
     pub(crate) fn forward(
         &self,
-        x: Tensor<3>,
+        stream: &mut ResidualStream,
         visible: &VisibleKeys,
         angles: Option<&Angles>,
         cache: Option<CacheRows<'_>>,
-    ) -> Tensor<3> {
-        let normed = self.attention_norm.forward(x.clone());
-        let attention = &self.attention;
-        let x = attention.forward(normed, visible, angles, cache, Some(x));
-        let normed = self.mlp_norm.forward(x.clone());
-        self.mlp.forward(normed, Some(x))
+    ) {
+        let normed = stream.normed(&self.attention_norm);
+        stream.add(self.attention.forward(normed, visible, angles, cache), None);
+        let normed = stream.normed(&self.mlp_norm);
+        stream.add(self.mlp.forward(normed), None);
     }
 }

@@ -41,12 +41,12 @@ impl Mlp {
         }
     }
 
-    /// Applies the block, and adds what there is to be added.
+    /// Applies the block.
     ///
     /// # Shapes
     ///
-    /// - `x`, `added`, output: `[batch, tokens, features]`
-    pub fn forward(&self, x: Tensor<3>, added: Option<Tensor<3>>) -> Tensor<3> {
+    /// - `x`, output: `[batch, tokens, features]`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         // [batch, tokens, features] -> [batch, tokens, inner]
         let inner = match &self.gate {
             None => activated(&self.fc, x, self.activation, None),
@@ -55,9 +55,7 @@ impl Mlp {
                 activated(gate, x, self.activation, Some(inner))
             }
         };
-        let added = added.map(|added| (Merge::Plus, added));
-        self.proj
-            .forward_with(inner, burn_blr::Activation::None, added)
+        self.proj.forward(inner)
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) use kv_cache::CacheRows;
 pub use kv_cache::KvCache;
 pub use left_padding::LeftPadding;
 pub use mlp::Mlp;
-pub(crate) use norm::GatedStream;
+pub(crate) use norm::ResidualStream;
 pub use norm::TokenNorm;
 pub use patch_embedding::PatchEmbedding;
 pub(crate) use patches::from_patches;

@@ -49,29 +49,40 @@ impl TokenNorm {
     ///
     /// - `x`, output: `[batch, tokens, features]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.after(x, None).1
+    }
+
+    /// `x` with the residual added, and that normalized.
+    fn after(&self, x: Tensor<3>, residual: Option<Residual>) -> (Tensor<3>, Tensor<3>) {
         let scale_shift = ScaleShift::Features {
             scale: self.scale.val(),
             shift: self.shift.as_ref().map(Param::val),
         };
-        let (_, normed) = add_norm(x, None, scale_shift, self.kind, self.epsilon);
-        normed
+        add_norm(x, residual, scale_shift, self.kind, self.epsilon)
     }
 }
 
-/// The hidden state between blocks whose outputs have gates, `[batch, tokens, features]`, and what is
-/// still to be added to it: the next norm does that on its way.
-pub(crate) struct GatedStream {
+/// The hidden state between blocks, `[batch, tokens, features]`, and what is still to be added to it:
+/// the next norm does that on its way.
+pub(crate) struct ResidualStream {
     sum: Tensor<3>,
     residual: Option<Residual>,
 }
 
-impl GatedStream {
+impl ResidualStream {
     /// A stream that holds `x`.
     pub(crate) fn new(x: Tensor<3>) -> Self {
         Self {
             sum: x,
             residual: None,
         }
+    }
+
+    /// The hidden state, normalized.
+    pub(crate) fn normed(&mut self, norm: &TokenNorm) -> Tensor<3> {
+        let (sum, normed) = norm.after(self.sum.clone(), self.residual.take());
+        self.sum = sum;
+        normed
     }
 
     /// The hidden state, normalized, then scaled and shifted by numbers of each row of the batch:
@@ -88,18 +99,36 @@ impl GatedStream {
     ) -> Tensor<3> {
         let scale_shift = ScaleShift::Modulated { scale, shift };
         let residual = self.residual.take();
-        let sum = self.sum.clone();
-        let (sum, normed) = add_norm(sum, residual, scale_shift, Norm::Layer, epsilon);
+        let (sum, normed) = add_norm(
+            self.sum.clone(),
+            residual,
+            scale_shift,
+            Norm::Layer,
+            epsilon,
+        );
         self.sum = sum;
         normed
     }
 
-    /// Adds `residual`, multiplied with `gate [batch, 1, features]`, before the next norm: there is one
-    /// between any two.
-    pub(crate) fn add(&mut self, residual: Tensor<3>, gate: Tensor<3>) {
-        self.residual = Some(Residual {
-            residual,
-            gate: Some(gate),
-        });
+    /// Adds `residual`, multiplied with `gate [batch, 1, features]` where there is one.
+    pub(crate) fn add(&mut self, residual: Tensor<3>, gate: Option<Tensor<3>>) {
+        self.flush();
+        self.residual = Some(Residual { residual, gate });
+    }
+
+    /// The hidden state.
+    pub(crate) fn finish(mut self) -> Tensor<3> {
+        self.flush();
+        self.sum
+    }
+
+    fn flush(&mut self) {
+        if let Some(Residual { residual, gate }) = self.residual.take() {
+            let residual = match gate {
+                Some(gate) => residual * gate,
+                None => residual,
+            };
+            self.sum = self.sum.clone() + residual;
+        }
     }
 }

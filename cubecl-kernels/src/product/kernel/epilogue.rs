@@ -6,7 +6,7 @@ use super::geometry::Geometry;
 use crate::activation::activate;
 use crate::epilogue::{Finish, Merge};
 
-/// Bias of `column` and of the one after it; zero outside, and where there is none.
+/// Bias of `column` and of the one after it; anything outside, zero where there is none.
 #[cube]
 pub(crate) fn bias_pair<T: Float>(
     bias: &ComptimeOption<&[T]>,
@@ -18,13 +18,11 @@ pub(crate) fn bias_pair<T: Float>(
     let mut high = 0.0f32.runtime();
     #[comptime]
     if let ComptimeOption::Some(bias) = bias {
-        let offset = batch * geometry.bias_batch + column * geometry.bias_column;
-        if column < geometry.columns {
-            low = f32::cast_from(bias[offset]);
-        }
-        if column + 1 < geometry.columns {
-            high = f32::cast_from(bias[offset + geometry.bias_column]);
-        }
+        // No branches: they would keep the loads of many columns from overlapping.
+        let start = batch * geometry.bias_batch;
+        let last = geometry.columns - 1;
+        low = f32::cast_from(bias[start + min(column, last) * geometry.bias_column]);
+        high = f32::cast_from(bias[start + min(column + 1, last) * geometry.bias_column]);
     }
     (low, high)
 }
@@ -74,13 +72,18 @@ pub(crate) fn merge<T: Float>(
         if row < geometry.rows && column < geometry.columns {
             let strides = &geometry.merged;
             let offset = batch * strides.batch + row * strides.row + column * strides.column;
-            let other = f32::cast_from(merged[offset]);
-            if comptime!(finish.merge == Some(Merge::Times)) {
-                output *= other;
-            } else {
-                output += other;
-            }
+            output = merge_one(output, f32::cast_from(merged[offset]), finish.merge);
         }
     }
     output
+}
+
+/// `output` times or plus `other`.
+#[cube]
+pub(crate) fn merge_one(output: f32, other: f32, #[comptime] merge: Option<Merge>) -> f32 {
+    match comptime!(merge) {
+        Some(Merge::Times) => output * other,
+        Some(Merge::Plus) => output + other,
+        None => output,
+    }
 }

@@ -4,14 +4,17 @@
 use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
-use super::epilogue::{bias_pair, merge};
+use super::epilogue::{bias_pair, merge, merge_one};
 use super::geometry::{Geometry, out_offset, split_column};
 use crate::activation::activate_approximately;
 use crate::product::wgmma_plan::{CHUNK, CHUNK_PITCH, DEPTH, GROUP_ROWS, ROWS, WgmmaBlueprint};
 use crate::ptx::{
-    Quad, copy_out, descriptor, multiply_group, pack, shared_address, store_matrices, store_shared,
-    sync_some, written_address,
+    Quad, copy_out, descriptor, global_address, load_word, multiply_group, pack, shared_address,
+    store_matrices, store_shared, sync_some, unpack, written_address,
 };
+
+/// Octets of columns whose merged elements are loaded together.
+const MERGED_OCTETS: usize = 4;
 
 /// Sums tiles of `C`, in `f32`.
 ///
@@ -118,6 +121,11 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
                 blueprint,
             );
             let row = first_row + group * comptime!(GROUP_ROWS as u32);
+            let place = Place {
+                batch: batch as usize,
+                row: row as usize,
+                column: column as usize,
+            };
             let mut sums = Vector::<f32, N>::new(0.0f32);
             for _ in 0..steps {
                 full[stage as usize].wait_parity(phase);
@@ -133,12 +141,7 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
                     phase ^= 1;
                 }
             }
-            let place = Place {
-                batch: batch as usize,
-                row: row as usize,
-                column: column as usize,
-            };
-            let words = finish::<T, N>(sums, &bias, &merged, &geometry, place, blueprint);
+            let words = finish::<T, N>(sums, &bias, merged, &geometry, place, blueprint);
             #[comptime]
             match mapped {
                 ComptimeOption::Some(map) => {
@@ -207,32 +210,81 @@ struct Place {
 fn finish<T: Float, N: Size>(
     sums: Vector<f32, N>,
     bias: &ComptimeOption<&[T]>,
-    merged: &ComptimeOption<&[T]>,
+    merged: ComptimeOption<&[T]>,
     geometry: &Geometry,
     place: Place,
     #[comptime] blueprint: WgmmaBlueprint,
 ) -> Array<u32> {
     let lane = UNIT_POS % 32;
     let row = place.row + (((UNIT_POS % 128) / 32) * 16 + lane / 4) as usize;
-    let mut words = Array::<u32>::new(comptime!(blueprint.columns / 4));
+    let first = place.column + ((lane % 4) * 2) as usize;
+    let octets = comptime!(blueprint.columns / 8);
+    let mut words = Array::<u32>::new(comptime!(2 * octets));
     #[unroll]
-    for j in 0..comptime!(blueprint.columns / 8) {
-        let column = place.column + comptime!(8 * j) + ((lane % 4) * 2) as usize;
-        let (low_bias, high_bias) = bias_pair::<T>(bias, geometry, place.batch, column);
+    for run in 0..comptime!(octets.div_ceil(MERGED_OCTETS)) {
+        let start = comptime!(run * MERGED_OCTETS);
+        let count = comptime!(MERGED_OCTETS.min(octets - run * MERGED_OCTETS));
+        // All loads are under way before the first is needed.
+        let mut others = Array::<u32>::new(comptime!(2 * MERGED_OCTETS));
         #[unroll]
-        for half in 0..2usize {
-            let index = comptime!(4 * j + 2 * half);
+        for n in 0..comptime!(2 * count) {
+            let column = first + comptime!(8 * (start + n / 2));
+            let at = row + comptime!(8 * (n % 2));
+            others[n] = load_merged::<T>(merged, geometry, place.batch, at, column, blueprint);
+        }
+        #[unroll]
+        for n in 0..comptime!(2 * count) {
+            let column = first + comptime!(8 * (start + n / 2));
+            let at = row + comptime!(8 * (n % 2));
+            let index = comptime!(4 * (start + n / 2) + 2 * (n % 2));
+            let (low_bias, high_bias) = bias_pair::<T>(bias, geometry, place.batch, column);
             let finish = comptime!(blueprint.finish);
             let low = activate_approximately(sums.extract(index) + low_bias, finish.activation);
             let high = sums.extract(comptime!(index + 1)) + high_bias;
             let high = activate_approximately(high, finish.activation);
-            let at = row + comptime!(8 * half);
-            let low = merge::<T>(low, merged, geometry, place.batch, at, column, finish);
-            let high = merge::<T>(high, merged, geometry, place.batch, at, column + 1, finish);
-            words[comptime!(2 * j + half)] = pack(low, high, blueprint.element);
+            words[comptime!(2 * start + n)] = if comptime!(blueprint.merged_pairs) {
+                let (first, second) = unpack(others[n], blueprint.element);
+                pack(
+                    merge_one(low, first, finish.merge),
+                    merge_one(high, second, finish.merge),
+                    blueprint.element,
+                )
+            } else {
+                pack(
+                    merge::<T>(low, &merged, geometry, place.batch, at, column, finish),
+                    merge::<T>(high, &merged, geometry, place.batch, at, column + 1, finish),
+                    blueprint.element,
+                )
+            };
         }
     }
     words
+}
+
+/// A pair of elements of what is merged, or any pair outside of `C`; nothing where there is none, or
+/// where pairs can not be loaded.
+#[cube]
+fn load_merged<T: Float>(
+    merged: ComptimeOption<&[T]>,
+    geometry: &Geometry,
+    batch: usize,
+    row: usize,
+    column: usize,
+    #[comptime] blueprint: WgmmaBlueprint,
+) -> u32 {
+    let mut word = 0u32.runtime();
+    if comptime!(blueprint.merged_pairs) {
+        #[comptime]
+        if let ComptimeOption::Some(merged) = merged {
+            let strides = &geometry.merged;
+            let inside = row < geometry.rows && column < geometry.columns;
+            let offset = batch * strides.batch + row * strides.row + column;
+            let address = global_address::<T>(merged);
+            // No branch: it would keep the loads from overlapping.
+            word = load_word(select(inside, address + offset as u64 * 2, address));
+        }
+    }
+    word
 }
 
 /// Stores the 64 rows of one group through the tensor map of `C`, which leaves out what lies outside.
