@@ -227,6 +227,10 @@ pub struct GenerateArguments {
     /// Runs the whole context again for every token, to check what the cache gives
     #[arg(long, action = ArgAction::SetTrue)]
     pub no_cache: bool,
+    /// Captures the pass over the prompt in a graph on a GPU, as the passes over single tokens are
+    /// anyway; a capture takes about as long as four passes, so this is for checks
+    #[arg(long, action = ArgAction::SetTrue, conflicts_with = "no_cache")]
+    pub capture: bool,
 }
 
 #[derive(Debug, Args)]
@@ -264,6 +268,9 @@ pub struct SampleArguments {
     /// shown in false colour
     #[arg(long, value_name = "DIR")]
     pub vae: Option<PathBuf>,
+    /// Captures the pass of a step in a graph on a GPU and replays it with one launch
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub capture: bool,
     /// The PNG file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,

@@ -1,5 +1,6 @@
 //! `blr bench`.
 
+mod captured;
 mod catalogue;
 mod compress;
 mod layers;
