@@ -1,11 +1,11 @@
 //! `blr bench`.
 
 mod captured;
-mod catalogue;
+pub mod catalogue;
 mod compress;
 mod layers;
 mod memory;
-mod methods;
+pub mod methods;
 mod model;
 mod networks;
 mod operands;
