@@ -70,7 +70,7 @@ impl<'a, M: LanguageModel> Decoder<'a, M> {
     /// Those of [`LanguageModel::hidden`].
     pub fn with_length(model: &'a M, cache: KvCache, length: usize) -> Result<Self, ModelError> {
         let mut decoder = Self::eager_with_length(model, cache, length);
-        let fits = length > 0 && decoder.tokens + length <= decoder.capacity;
+        let fits = (1..=decoder.room()).contains(&length);
         if fits && graph::captures(&model.device()) {
             decoder.steps = captured(model, decoder.steps.into_cache(), length)?;
         }
@@ -101,6 +101,11 @@ impl<'a, M: LanguageModel> Decoder<'a, M> {
     /// Tokens that each row holds.
     pub fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// Tokens that each row can still take.
+    fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.tokens)
     }
 
     /// Whether steps replay a captured pass.
@@ -142,10 +147,9 @@ impl<'a, M: LanguageModel> Decoder<'a, M> {
     /// [`ModelError::TooManyTokens`] when the cache or the context of the model is full;
     /// [`ModelError::Read`] and [`ModelError::Graph`] if the device fails.
     pub fn step(&mut self, ids: &[u32]) -> Result<Vec<f32>, ModelError> {
-        let tokens = self.tokens + self.length;
-        if tokens > self.capacity {
+        if self.length > self.room() {
             return Err(ModelError::TooManyTokens {
-                found: tokens,
+                found: self.tokens.saturating_add(self.length),
                 max: self.capacity,
             });
         }
@@ -158,7 +162,7 @@ impl<'a, M: LanguageModel> Decoder<'a, M> {
             }
             Steps::Captured(steps) => steps.step(ids, self.tokens)?,
         };
-        self.tokens = tokens;
+        self.tokens += self.length;
         Ok(logits.try_into_vec_as::<f32>()?)
     }
 
