@@ -58,7 +58,7 @@ pub struct CapturedForward<'a, I, const D: usize> {
 
 /// How runs are made.
 enum Way<'a, I, const D: usize> {
-    Captured(CapturedPass<'a, I, D>),
+    Captured(Box<CapturedPass<'a, I, D>>),
     Eager {
         /// Why they are not captured, where that was tried.
         reason: Option<String>,
@@ -157,7 +157,7 @@ impl<'a, I: PassInputs + 'a, const D: usize> CapturedForward<'a, I, D> {
             };
             // SAFETY: the work holds the inputs and, by the caller's promise, all else that it reads.
             match unsafe { CapturedPass::capture(device, inputs, work) }? {
-                Ok(pass) => Way::Captured(pass),
+                Ok(pass) => Way::Captured(Box::new(pass)),
                 Err(GraphError { reason }) => Way::Eager {
                     reason: Some(reason),
                 },
@@ -192,7 +192,7 @@ impl<'a, I: PassInputs + 'a, const D: usize> CapturedForward<'a, I, D> {
     /// [`GraphError`] if runs are not captured.
     pub fn into_captured(self) -> Result<CapturedPass<'a, I, D>, GraphError> {
         match self.way {
-            Way::Captured(pass) => Ok(pass),
+            Way::Captured(pass) => Ok(*pass),
             Way::Eager { reason } => Err(no_capture(reason)),
         }
     }
