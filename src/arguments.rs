@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use burn_blr::Method;
+use burn_blr::strategy::Strategy;
 use clap::{ArgAction, Args, Parser, ValueEnum};
 use training::BlastSolver;
 
@@ -79,6 +80,8 @@ pub enum Subcommand {
     Inspect(InspectArguments),
     /// Times layers
     Bench(BenchArguments),
+    /// Says what layers take at best on a GPU that need not be there, as a table and a picture
+    Roofline(RooflineArguments),
 }
 
 #[derive(Debug, Args)]
@@ -227,6 +230,10 @@ pub struct GenerateArguments {
     /// Runs the whole context again for every token, to check what the cache gives
     #[arg(long, action = ArgAction::SetTrue)]
     pub no_cache: bool,
+    /// Captures the pass over the prompt in a graph on a GPU, as the passes over single tokens are
+    /// anyway; a capture takes about as long as four passes, so this is for checks
+    #[arg(long, action = ArgAction::SetTrue, conflicts_with = "no_cache")]
+    pub capture: bool,
 }
 
 #[derive(Debug, Args)]
@@ -264,6 +271,9 @@ pub struct SampleArguments {
     /// shown in false colour
     #[arg(long, value_name = "DIR")]
     pub vae: Option<PathBuf>,
+    /// Captures the pass of a step in a graph on a GPU and replays it with one launch
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub capture: bool,
     /// The PNG file to write
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
@@ -396,6 +406,59 @@ pub struct BenchModelArguments {
 }
 
 #[derive(Debug, Args)]
+pub struct RooflineArguments {
+    /// The layers of these networks [default: all that bench layers times]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES")]
+    pub family: Vec<Family>,
+    /// Layers of bench layers whose name contains one of these, such as gpt2s or llama7b.down_proj
+    #[arg(long, value_delimiter = ',', value_name = "TEXTS")]
+    pub layer: Vec<String>,
+    /// Inputs of a layer of one's own, with --out, and with --rank for all methods but dense
+    #[arg(long = "in", requires = "out_features", conflicts_with_all = ["family", "layer"], value_name = "COUNT", value_parser = width)]
+    pub in_features: Option<usize>,
+    /// Outputs of a layer of one's own
+    #[arg(long = "out", requires = "in_features", value_name = "COUNT", value_parser = width)]
+    pub out_features: Option<usize>,
+    /// Inner width of the factors of a layer of one's own
+    #[arg(long, requires = "in_features", value_name = "COUNT", value_parser = width)]
+    pub rank: Option<usize>,
+    /// Blocks per side of a layer of one's own [default: as for compress]
+    #[arg(long, requires = "in_features", value_name = "COUNT", value_parser = width)]
+    pub blocks: Option<usize>,
+    /// Token counts; paper stands for that of the paper's measurement of a layer
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "COUNTS",
+        default_value = "paper"
+    )]
+    pub tokens: Vec<TokenCount>,
+    /// Only these methods: dense, low-rank, monarch, blast
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub methods: Vec<String>,
+    /// GPUs: h100, h200, a100, a100-40gb, a40, l40s, rtx4090, orin-nano [default: that of --measured, or h100]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub gpu: Vec<String>,
+    /// Sets what `blr bench layers --json` wrote beside the limits
+    #[arg(long, value_name = "FILE")]
+    pub measured: Option<PathBuf>,
+    /// Draws the limits, and what was measured, as an SVG
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Prints the table as Markdown
+    #[arg(long)]
+    pub markdown: bool,
+}
+
+/// Parses a width of a layer, small enough that a product of two counts in 64 bits.
+fn width(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(width) if (1..=1 << 17).contains(&width) => Ok(width),
+        _ => Err(String::from("expected 1 to 131072")),
+    }
+}
+
+#[derive(Debug, Args)]
 pub struct BenchCompressArguments {
     /// Rows of the matrix
     #[arg(long, default_value_t = 1024, value_name = "COUNT")]
@@ -445,6 +508,45 @@ impl Pass {
     }
 }
 
+/// Kernels that are chosen or forced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StrategyChoice {
+    /// The fastest that the device can run
+    Auto,
+    /// One unit for each output
+    Naive,
+    /// Tiles in shared memory, without tensor cores
+    Tiled,
+    /// Tensor cores of compute capability 8.0 and above
+    TensorCores,
+    /// Tensor cores of compute capability 9.0
+    Hopper,
+}
+
+impl StrategyChoice {
+    /// The name used in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StrategyChoice::Auto => "auto",
+            StrategyChoice::Naive => "naive",
+            StrategyChoice::Tiled => "tiled",
+            StrategyChoice::TensorCores => "tensor-cores",
+            StrategyChoice::Hopper => "hopper",
+        }
+    }
+
+    /// The kernels that are forced, if they are.
+    pub fn forced(self) -> Option<Strategy> {
+        match self {
+            StrategyChoice::Auto => None,
+            StrategyChoice::Naive => Some(Strategy::Naive),
+            StrategyChoice::Tiled => Some(Strategy::Tiled),
+            StrategyChoice::TensorCores => Some(Strategy::TensorCores),
+            StrategyChoice::Hopper => Some(Strategy::Hopper),
+        }
+    }
+}
+
 /// A number of tokens, or that of the paper's measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenCount {
@@ -483,6 +585,16 @@ pub struct BenchLayersArguments {
     /// What is timed
     #[arg(long, value_enum, default_value_t = Pass::Forward)]
     pub pass: Pass,
+    /// Kernels by which the layers run, in rows of their own: auto chooses by device and shape, the
+    /// others are steps on the way to it
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        value_name = "NAMES",
+        default_value = "auto"
+    )]
+    pub strategy: Vec<StrategyChoice>,
     /// Times the structures by plain operations of Burn as well, in rows with kernel "plain"
     #[arg(long)]
     pub plain: bool,

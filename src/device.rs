@@ -85,6 +85,14 @@ impl Dtype {
             Dtype::Bf16 => "bf16",
         }
     }
+
+    /// Bytes of a number.
+    pub fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::Bf16 => 2,
+        }
+    }
 }
 
 fn cpu() -> (Device, String) {

@@ -31,10 +31,6 @@ const MAX_REPLAYS: usize = 64;
 /// Fewest samples of a median.
 const MIN_SAMPLES: usize = 10;
 
-/// Rounds of all calls before a capture. With fusion the first of them makes the plan that later
-/// ones follow, and may allocate what those do not.
-const ROUNDS_BEFORE_CAPTURE: usize = 2;
-
 /// Calls that are enqueued together where the cost of the host is measured: few, so that no queue
 /// on the way is full and the host never waits for the device.
 const HOST_CALLS: usize = 8;
@@ -58,7 +54,36 @@ pub trait Work {
 
     /// Overwrites a result in place with what no call makes.
     fn spoil(&self, result: &Self::Result);
+
+    /// Captures all calls, or says why that cannot be.
+    fn capture<'a>(&'a self, device: &'a Device) -> Result<Captured<'a, Self::Result>, GraphError>
+    where
+        Self: Sized,
+    {
+        // SAFETY: the operands of the captured kernels belong to `self`, which is borrowed for as
+        // long as the graph, and this thread is the only one that uses them.
+        let graph = unsafe { CapturedGraph::capture(device, move || all(self)) }?;
+        Ok(Box::new(Graph { work: self, graph }))
+    }
 }
+
+/// All calls of a [`Work`], captured.
+pub trait Replay {
+    /// What a call makes.
+    type Result;
+
+    /// Enqueues all calls.
+    fn replay(&self) -> Result<(), CommandError>;
+
+    /// Overwrites what the last call made with what no call makes.
+    fn spoil(&self);
+
+    /// Ends it; what the last call made.
+    fn into_last(self: Box<Self>) -> Option<Self::Result>;
+}
+
+/// A [`Replay`] of whichever kind.
+pub type Captured<'a, T> = Box<dyn Replay<Result = T> + 'a>;
 
 /// How times were taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -109,72 +134,68 @@ pub fn time<W: Work>(
         return on_the_spot(&chosen.device, work, repetitions);
     }
     let device = &chosen.device;
-    for _ in 0..ROUNDS_BEFORE_CAPTURE {
-        // Held until the device is done: fusion leaves out what is dropped before it ran.
-        let results = all(work);
-        sync(device)?;
-        drop(results);
-    }
-    let mut timing = match Graph::capture(device, work) {
-        Ok(graph) => by_replays(graph, repetitions)?,
+    let mut timing = match work.capture(device) {
+        Ok(captured) => by_replays(device, captured, work.calls(), repetitions)?,
         Err(error) => enqueued(device, work, repetitions, error.reason)?,
     };
     timing.host_us = host_us(device, work)?;
     Ok(timing)
 }
 
-/// All calls of a [`Work`], captured.
+/// All calls of a [`Work`] in one graph.
 struct Graph<'a, W: Work> {
-    device: &'a Device,
     work: &'a W,
-    captured: CapturedGraph<'a, Vec<W::Result>>,
+    graph: CapturedGraph<'a, Vec<W::Result>>,
 }
 
-impl<'a, W: Work> Graph<'a, W> {
-    /// Captures all calls, or says why that cannot be.
-    fn capture(device: &'a Device, work: &'a W) -> Result<Self, GraphError> {
-        // SAFETY: the operands of the captured kernels belong to `work`, which is borrowed for as
-        // long as the graph, and this thread is the only one that uses them.
-        let captured = unsafe { CapturedGraph::capture(device, move || all(work)) }?;
-        Ok(Graph {
-            device,
-            work,
-            captured,
-        })
-    }
+impl<W: Work> Replay for Graph<'_, W> {
+    type Result = W::Result;
 
     fn replay(&self) -> Result<(), CommandError> {
-        self.captured.replay().map_err(failed)
+        self.graph.replay().map_err(failed)
     }
 
-    /// Seconds of some replays and the synchronisation after them, and those until that began.
-    fn seconds(&self, replays: usize) -> Result<(f64, f64), CommandError> {
-        let started = Instant::now();
-        for _ in 0..replays {
-            self.replay()?;
+    fn spoil(&self) {
+        if let Some(last) = self.graph.results().last() {
+            self.work.spoil(last);
         }
-        let enqueued = started.elapsed().as_secs_f64();
-        sync(self.device)?;
-        Ok((started.elapsed().as_secs_f64(), enqueued))
+    }
+
+    fn into_last(self: Box<Self>) -> Option<W::Result> {
+        self.graph.into_results().pop()
     }
 }
 
-fn by_replays<W: Work>(
-    graph: Graph<'_, W>,
-    repetitions: usize,
-) -> Result<Timing<W::Result>, CommandError> {
-    let calls = graph.work.calls();
-    // A replay that wrote nothing would otherwise leave what the rounds before it computed.
-    if let Some(last) = graph.captured.results().last() {
-        graph.work.spoil(last);
+/// Seconds of some replays and the synchronisation after them, and those until that began.
+fn seconds<T>(
+    device: &Device,
+    captured: &Captured<'_, T>,
+    replays: usize,
+) -> Result<(f64, f64), CommandError> {
+    let started = Instant::now();
+    for _ in 0..replays {
+        captured.replay()?;
     }
+    let enqueued = started.elapsed().as_secs_f64();
+    sync(device)?;
+    Ok((started.elapsed().as_secs_f64(), enqueued))
+}
+
+fn by_replays<T>(
+    device: &Device,
+    captured: Captured<'_, T>,
+    calls: usize,
+    repetitions: usize,
+) -> Result<Timing<T>, CommandError> {
+    // A replay that wrote nothing would otherwise leave what the rounds before it computed.
+    captured.spoil();
     let started = Instant::now();
     while started.elapsed() < WARM_UP {
-        graph.seconds(1)?;
+        seconds(device, &captured, 1)?;
     }
     let mut once = Vec::with_capacity(MIN_SAMPLES);
     for _ in 0..MIN_SAMPLES {
-        once.push(graph.seconds(1)?.0);
+        once.push(seconds(device, &captured, 1)?.0);
     }
     let once = Spread::of(&mut once).median;
     let replays = (SAMPLE.as_secs_f64() / once).ceil() as usize;
@@ -182,11 +203,11 @@ fn by_replays<W: Work>(
     let samples = repetitions.div_ceil(replays * calls).max(MIN_SAMPLES);
     let (mut device_us, mut enqueue_us) = (Vec::new(), Vec::new());
     for _ in 0..samples {
-        let (seconds, enqueued) = graph.seconds(1 + replays)?;
-        device_us.push((seconds - once) * 1e6 / (replays * calls) as f64);
+        let (all, enqueued) = seconds(device, &captured, 1 + replays)?;
+        device_us.push((all - once) * 1e6 / (replays * calls) as f64);
         enqueue_us.push(enqueued * 1e6 / ((1 + replays) * calls) as f64);
     }
-    let Some(last) = graph.captured.into_results().pop() else {
+    let Some(last) = captured.into_last() else {
         return Err(CommandError::Device {
             reason: "there is no call to time".to_string(),
         });

@@ -8,6 +8,7 @@ mod error;
 mod output;
 mod picture;
 mod roofline;
+mod svg;
 
 use std::process::ExitCode;
 
@@ -39,5 +40,6 @@ fn run(arguments: Arguments) -> Result<(), CommandError> {
         Subcommand::Forward(arguments) => commands::forward::run(&common, &arguments),
         Subcommand::Inspect(arguments) => commands::inspect::run(&common, &arguments),
         Subcommand::Bench(arguments) => commands::bench::run(&common, &arguments),
+        Subcommand::Roofline(arguments) => commands::roofline::run(&common, &arguments),
     }
 }

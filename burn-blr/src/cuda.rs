@@ -4,7 +4,9 @@
 #[cfg(feature = "cuda")]
 use burn::backend::Cuda;
 #[cfg(feature = "cuda")]
-use burn::tensor::Bytes;
+use burn::backend::cubecl::dtype_to_elem_type;
+#[cfg(feature = "cuda")]
+use burn::tensor::{Bytes, FloatDType, IntDType};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 #[cfg(feature = "cuda")]
 use burn_cubecl::CubeBackend;
@@ -82,25 +84,9 @@ pub fn cache_kernels() -> bool {
 /// For measurements: a captured graph writes to the buffers of its capture, and a result that is
 /// NaN before a replay shows whether the replay wrote it.
 pub fn overwrite_with_nan<const D: usize>(tensor: Tensor<D>) -> bool {
-    #[cfg(feature = "cuda")]
-    {
-        let bytes = tensor.shape().num_elements() * tensor.dtype().size();
-        let Ok(tensor) = tensor.try_into_primitive::<Cuda>() else {
-            return false;
-        };
-        #[cfg(feature = "fusion")]
-        let tensor = {
-            let client = tensor.client.clone();
-            client.resolve_tensor_float::<CubeBackend<CudaRuntime>>(tensor)
-        };
-        // All bits set are a NaN in f32, f16 and bf16.
-        write(&tensor, vec![u8::MAX; bytes])
-    }
-    #[cfg(not(feature = "cuda"))]
-    {
-        drop(tensor);
-        false
-    }
+    let bytes = tensor.shape().num_elements() * tensor.dtype().size();
+    // All bits set are a NaN in f32, f16 and bf16.
+    overwrite_bytes(tensor, vec![u8::MAX; bytes])
 }
 
 /// Writes `data` to the buffer of an integer tensor in place, whoever else holds it, after conversion
@@ -115,22 +101,97 @@ pub fn overwrite_int<const D: usize>(tensor: Tensor<D, Int>, data: TensorData) -
     assert_eq!(data.shape, tensor.shape(), "overwrite: another shape");
     let data = data.convert_dtype(tensor.dtype());
     #[cfg(feature = "cuda")]
-    {
-        let Ok(tensor) = tensor.try_into_primitive::<Cuda>() else {
-            return false;
-        };
-        #[cfg(feature = "fusion")]
-        let tensor = {
-            let client = tensor.client.clone();
-            client.resolve_tensor_int::<CubeBackend<CudaRuntime>>(tensor)
-        };
-        write(&tensor, data.bytes.to_vec())
-    }
+    return int_buffer(tensor).is_some_and(|tensor| write(&tensor, data.bytes.to_vec()));
     #[cfg(not(feature = "cuda"))]
     {
         drop((tensor, data));
         false
     }
+}
+
+/// Copies `source` into the buffer of `target` in place, whoever else holds that, after conversion to
+/// its dtype; returns whether that could be done, which is between tensors of one CUDA device only.
+///
+/// For the inputs of a captured graph, which reads the buffers of its capture, and for its results,
+/// which the next replay overwrites.
+///
+/// # Panics
+///
+/// If the shapes differ.
+pub fn copy_into<const D: usize>(target: &Tensor<D>, source: Tensor<D>) -> bool {
+    assert_eq!(source.shape(), target.shape(), "copy: another shape");
+    #[cfg(feature = "cuda")]
+    {
+        let source = source.cast(FloatDType::from(target.dtype()));
+        let buffers = float_buffer(target.clone()).zip(float_buffer(source));
+        buffers.is_some_and(|(target, source)| copy(target, source))
+    }
+    #[cfg(not(feature = "cuda"))]
+    false
+}
+
+/// As [`copy_into`], for integer tensors.
+///
+/// # Panics
+///
+/// If the shapes differ.
+pub fn copy_int_into<const D: usize>(target: &Tensor<D, Int>, source: Tensor<D, Int>) -> bool {
+    assert_eq!(source.shape(), target.shape(), "copy: another shape");
+    #[cfg(feature = "cuda")]
+    {
+        let source = source.cast(IntDType::from(target.dtype()));
+        let buffers = int_buffer(target.clone()).zip(int_buffer(source));
+        buffers.is_some_and(|(target, source)| copy(target, source))
+    }
+    #[cfg(not(feature = "cuda"))]
+    false
+}
+
+fn overwrite_bytes<const D: usize>(tensor: Tensor<D>, bytes: Vec<u8>) -> bool {
+    #[cfg(feature = "cuda")]
+    return float_buffer(tensor).is_some_and(|tensor| write(&tensor, bytes));
+    #[cfg(not(feature = "cuda"))]
+    {
+        drop((tensor, bytes));
+        false
+    }
+}
+
+/// The tensor as the CUDA runtime knows it, with all that it follows from enqueued; nothing for one
+/// of another backend.
+#[cfg(feature = "cuda")]
+fn float_buffer<const D: usize>(tensor: Tensor<D>) -> Option<CubeTensor<CudaRuntime>> {
+    let tensor = tensor.try_into_primitive::<Cuda>().ok()?;
+    #[cfg(feature = "fusion")]
+    let tensor = {
+        let client = tensor.client.clone();
+        client.resolve_tensor_float::<CubeBackend<CudaRuntime>>(tensor)
+    };
+    Some(tensor)
+}
+
+/// As [`float_buffer`].
+#[cfg(feature = "cuda")]
+fn int_buffer<const D: usize>(tensor: Tensor<D, Int>) -> Option<CubeTensor<CudaRuntime>> {
+    let tensor = tensor.try_into_primitive::<Cuda>().ok()?;
+    #[cfg(feature = "fusion")]
+    let tensor = {
+        let client = tensor.client.clone();
+        client.resolve_tensor_int::<CubeBackend<CudaRuntime>>(tensor)
+    };
+    Some(tensor)
+}
+
+/// Copies between tensors of one shape and dtype; returns whether they are on one device.
+#[cfg(feature = "cuda")]
+fn copy(target: CubeTensor<CudaRuntime>, source: CubeTensor<CudaRuntime>) -> bool {
+    if target.device != source.device {
+        return false;
+    }
+    let client = target.client.clone();
+    let element = dtype_to_elem_type(target.dtype);
+    cubecl::std::tensor::copy_into(&client, source.binding(), target.binding(), element);
+    true
 }
 
 /// Writes to a buffer that holds as many bytes; returns whether it does.

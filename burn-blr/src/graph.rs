@@ -4,6 +4,10 @@ use burn::backend::{Backend, BackendGraph, Dispatch};
 use burn::tensor::Device;
 use thiserror::Error;
 
+/// Rounds of the work before a capture. They compile kernels; with fusion the first of them makes the
+/// plan that later ones follow, and may allocate what those do not.
+const ROUNDS_BEFORE_CAPTURE: usize = 2;
+
 /// Why work was not captured, or not replayed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{reason}")]
@@ -44,16 +48,20 @@ pub struct CapturedGraph<'a, R> {
     graph: BackendGraph<Dispatch>,
     results: R,
     /// Holds what the kernels read and write.
-    _work: Box<dyn FnMut() -> R + 'a>,
+    _work: Box<dyn Held + 'a>,
 }
+
+/// Anything that is only kept.
+trait Held {}
+
+impl<T> Held for T {}
 
 impl<'a, R> CapturedGraph<'a, R> {
     /// Captures what `work` enqueues on `device`.
     ///
-    /// `work` is called twice, and must have been called before: the first calls compile kernels and
-    /// let fusion make its plans, and the one before the capture shows the allocator what it takes,
-    /// since the driver allocates nothing while it captures. Nothing in it may wait for the device
-    /// or copy from the host.
+    /// `work` is called four times: the first calls compile kernels and let fusion make its plans,
+    /// and the one before the capture shows the allocator what it takes, since the driver allocates
+    /// nothing while it captures. Nothing in it may wait for the device or copy from the host.
     ///
     /// # Errors
     ///
@@ -63,20 +71,20 @@ impl<'a, R> CapturedGraph<'a, R> {
     /// # Safety
     ///
     /// No other thread may use the device until this returns: CubeCL captures in the driver's global
-    /// mode, in which calls of other threads fail. Every buffer that the operations read or write must live as long as the graph: `work`, which
-    /// the graph keeps, has to hold the tensors, and may only put others in their place that live in
-    /// the same buffers.
+    /// mode, in which calls of other threads fail. Every buffer that the operations read or write
+    /// must live as long as the graph: `work`, which the graph keeps, has to hold the tensors, and may
+    /// only put others in their place that live in the same buffers.
     pub unsafe fn capture(
         device: &Device,
         mut work: impl FnMut() -> R + 'a,
     ) -> Result<Self, GraphError> {
         let dispatch = device.as_dispatch();
         let captured = (|| {
+            for _ in 0..ROUNDS_BEFORE_CAPTURE {
+                rehearse(device, &mut work)?;
+            }
             Dispatch::graph_prepare(dispatch).map_err(GraphError::new)?;
-            let rehearsed = work();
-            let done = device.sync();
-            drop(rehearsed);
-            done.map_err(GraphError::new)?;
+            rehearse(device, &mut work)?;
             Dispatch::graph_start_capture(dispatch).map_err(GraphError::new)?;
             let results = work();
             let graph = Dispatch::graph_stop_capture(dispatch).map_err(GraphError::new)?;
@@ -119,4 +127,29 @@ impl<'a, R> CapturedGraph<'a, R> {
     pub fn into_results(self) -> R {
         self.results
     }
+}
+
+impl<'a, R, E> CapturedGraph<'a, Result<R, E>> {
+    /// The graph of work that made results.
+    ///
+    /// # Errors
+    ///
+    /// That of the work, which was the same every time that it was called.
+    pub fn transpose(self) -> Result<CapturedGraph<'a, R>, E> {
+        Ok(CapturedGraph {
+            device: self.device,
+            graph: self.graph,
+            results: self.results?,
+            _work: self._work,
+        })
+    }
+}
+
+/// Does the work and waits for it, with its results held: fusion leaves out what is dropped before it
+/// ran.
+fn rehearse<R>(device: &Device, work: &mut impl FnMut() -> R) -> Result<(), GraphError> {
+    let results = work();
+    let done = device.sync();
+    drop(results);
+    done.map_err(GraphError::new)
 }

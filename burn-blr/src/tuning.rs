@@ -5,18 +5,19 @@
 //! at the cost of compiling them: seconds for each class. Results stay in CubeCL's persistent cache.
 //! See [`cubecl_kernels::tuning`] for what a class is, and what happens where a graph is captured.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::strategy::{self, Strategy};
 
 pub use cubecl_kernels::tuning::measured;
 
-static WANTED: AtomicBool = AtomicBool::new(false);
-
 /// Says whether this process chooses kernels by measurement from now on.
 pub fn set_wanted(wanted: bool) {
-    WANTED.store(wanted, Ordering::Relaxed);
+    strategy::choose(match wanted {
+        true => Strategy::Tuned,
+        false => Strategy::Auto,
+    });
 }
 
 /// Whether this process chooses kernels by measurement.
 pub fn is_wanted() -> bool {
-    WANTED.load(Ordering::Relaxed)
+    strategy::chosen() == Strategy::Tuned
 }

@@ -12,7 +12,9 @@ use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
 use crate::common::{ResidualStream, from_patches};
-use crate::{Attention, Checkpoint, Heads, Mlp, ModelError, PatchEmbedding, Plan, loader};
+use crate::{
+    Attention, Checkpoint, DitInputs, Heads, Mlp, ModelError, PatchEmbedding, Plan, loader,
+};
 
 /// Added to the variance in every norm; the official code has no other.
 const NORM_EPSILON: f64 = 1e-6;
@@ -439,6 +441,17 @@ impl Dit {
         check_classes(classes, self.config.labels())?;
         let data = TensorData::new(classes.to_vec(), [classes.len()]);
         Ok(Tensor::from_data(data, &self.device()))
+    }
+
+    /// Inputs of a batch of [`Dit::forward`] that hold nothing yet, `x` in the dtype of the weights.
+    pub(crate) fn blank_inputs(&self, batch: usize) -> Result<DitInputs, ModelError> {
+        let config = &self.config;
+        let size = config.input_size;
+        let shape = [batch, config.in_channels, size, size];
+        check_shape("x", &shape, &[batch.max(1), config.in_channels, size, size])?;
+        let zeros = vec![0; batch];
+        let x = Tensor::zeros(shape, (&self.device(), self.labels.weight.dtype()));
+        Ok((x, self.timesteps(&zeros), self.classes(&zeros)?))
     }
 
     /// The noise in `x` at the timesteps `t` given the classes `y`, and where the variance is learned

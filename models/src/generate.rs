@@ -23,6 +23,9 @@ pub struct GenerateOptions {
     /// Whether the pass over a token is captured and replayed where the device can, see [`Decoder`].
     /// While it is captured no other thread may use the device.
     pub capture: bool,
+    /// Whether the pass over the prompt is captured as well. A prompt goes through the model once, and
+    /// a capture takes about as long as four ordinary passes: for measurements and tests of it.
+    pub capture_prompt: bool,
 }
 
 impl Default for GenerateOptions {
@@ -37,6 +40,7 @@ impl Default for GenerateOptions {
             ignore_end: false,
             use_cache: true,
             capture: false,
+            capture_prompt: false,
         }
     }
 }
@@ -220,7 +224,11 @@ struct Reader<'a, M: LanguageModel> {
 /// What is kept of the tokens seen so far.
 enum Memory<'a, M: LanguageModel> {
     /// Nothing yet; the cache is to hold so many tokens a row.
-    Empty { capacity: usize, capture: bool },
+    Empty {
+        capacity: usize,
+        capture_prompt: bool,
+        capture: bool,
+    },
     /// Keys and values.
     Cache(Box<Decoder<'a, M>>),
     /// The tokens themselves, a list for each row.
@@ -232,6 +240,7 @@ impl<'a, M: LanguageModel> Reader<'a, M> {
         let memory = if options.use_cache {
             Memory::Empty {
                 capacity: longest.saturating_add(options.max_new_tokens),
+                capture_prompt: options.capture_prompt,
                 capture: options.capture && options.max_new_tokens >= CAPTURED_TOKENS,
             }
         } else {
@@ -249,12 +258,20 @@ impl<'a, M: LanguageModel> Reader<'a, M> {
     fn next_logits(&mut self, input: &[u32]) -> Result<Vec<f32>, ModelError> {
         let (model, rows) = (self.model, self.padding.rows());
         match &mut self.memory {
-            Memory::Empty { capacity, capture } => {
+            Memory::Empty {
+                capacity,
+                capture_prompt,
+                capture,
+            } => {
                 let cache = model.cache(rows, *capacity);
-                let mut cache = cache.with_padding(self.padding.clone())?;
-                let ids = model.input_ids(input, rows)?;
-                let logits = model.last_logits(ids, Context::Cached(&mut cache))?;
-                let logits = logits.try_into_vec_as::<f32>()?;
+                let cache = cache.with_padding(self.padding.clone())?;
+                let length = input.len() / rows;
+                let mut prompt = match *capture_prompt {
+                    true => Decoder::with_length(model, cache, length)?,
+                    false => Decoder::eager_with_length(model, cache, length),
+                };
+                let logits = prompt.step(input)?;
+                let cache = prompt.into_cache();
                 self.memory = Memory::Cache(Box::new(match *capture {
                     true => Decoder::new(model, cache)?,
                     false => Decoder::eager(model, cache),

@@ -7,7 +7,8 @@
 //! models are used through [`LanguageModel`]: [`generate`] continues a prompt, [`text_loss`] measures
 //! a text. A [`Vit`] says what is on the images that its [`ImagePipeline`] reads, and [`accuracy`] how
 //! often it is right. [`sample_images`] draws with a [`Dit`], and [`AutoencoderKl`] decodes what it
-//! draws.
+//! draws. [`CapturedForward`] and [`Decoder`] capture passes at fixed shapes and replay them with one
+//! launch, where that is asked for.
 //!
 //! ```no_run
 //! use burn::tensor::{Device, FloatDType};
@@ -27,6 +28,7 @@
 mod any_language_model;
 mod autoencoder_kl;
 mod blocks;
+mod captured;
 mod checkpoint;
 mod classify;
 mod common;
@@ -54,6 +56,7 @@ pub use autoencoder_kl::{
     AutoencoderKl, AutoencoderKlConfig, Convolution, PixelAttention, ResidualLayer, UpBlock,
 };
 pub use blocks::{BlockModel, BlockState};
+pub use captured::{CapturedForward, CapturedPass, DitInputs, PassInputs};
 pub use checkpoint::{BLR_VERSION, BlrLayer, BlrSection, Checkpoint, Entry, Family, WeightFile};
 pub use classify::{Accuracy, Classification, accuracy};
 pub use common::{

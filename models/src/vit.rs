@@ -119,8 +119,20 @@ impl Vit {
     /// [`ModelError::PixelShape`] for another number of channels, an image smaller than a patch or
     /// an empty batch.
     pub fn forward(&self, pixels: Tensor<4>) -> Result<Tensor<2>, ModelError> {
+        let positions = self.grid_positions(self.grid(pixels.dims())?);
+        self.forward_at(pixels, positions)
+    }
+
+    /// As [`Vit::forward`], with the position embeddings of the patches from
+    /// [`Vit::grid_positions`]: interpolation takes its weights from the host, which a captured pass
+    /// must not.
+    pub(crate) fn forward_at(
+        &self,
+        pixels: Tensor<4>,
+        positions: Tensor<3>,
+    ) -> Result<Tensor<2>, ModelError> {
         // [batch, tokens, hidden_size]
-        let mut stream = ResidualStream::new(self.tokens(pixels)?);
+        let mut stream = ResidualStream::new(self.embed(pixels, positions));
         for block in &self.blocks {
             block.forward(&mut stream, &VisibleKeys::All, None, None);
         }
@@ -130,18 +142,39 @@ impl Vit {
     /// What the first block sees, `[batch, tokens, hidden_size]`, of `pixels` as for
     /// [`Vit::forward`].
     pub(crate) fn tokens(&self, pixels: Tensor<4>) -> Result<Tensor<3>, ModelError> {
-        let [batch, channels, height, width] = pixels.dims();
+        let positions = self.grid_positions(self.grid(pixels.dims())?);
+        Ok(self.embed(pixels, positions))
+    }
+
+    /// Rows and columns of the patches of `shape`, `[batch, num_channels, height, width]`.
+    pub(crate) fn grid(&self, shape: [usize; 4]) -> Result<[usize; 2], ModelError> {
+        let [batch, channels, height, width] = shape;
         let grid = self.patch_embedding.grid([height, width]);
         if batch == 0 || channels != self.config.num_channels || grid.contains(&0) {
             return Err(ModelError::PixelShape {
-                found: pixels.dims().to_vec(),
+                found: shape.to_vec(),
                 channels: self.config.num_channels,
                 patch: self.config.patch_size,
             });
         }
-        let dtype: FloatDType = self.position_embedding.val().dtype().into();
-        let patches = self.patch_embedding.forward(pixels.cast(dtype));
-        Ok(self.embed(patches, grid))
+        Ok(grid)
+    }
+
+    /// The position embeddings of the patches of a grid, `[1, patches, hidden_size]`.
+    pub(crate) fn grid_positions(&self, grid: [usize; 2]) -> Tensor<3> {
+        let table = self.position_embedding.val();
+        let first = self.positions_before_patches();
+        let [_, rows, _] = table.dims();
+        let positions = table.narrow(1, first, rows - first);
+        let interpolation = self.config.naming.interpolation();
+        interpolate_grid(positions, self.config.grid(), grid, interpolation)
+    }
+
+    /// Rows of the position embedding that are not of patches: 1 where the class token has one.
+    fn positions_before_patches(&self) -> usize {
+        let [_, rows, _] = self.position_embedding.dims();
+        let [grid_rows, grid_columns] = self.config.grid();
+        rows - grid_rows * grid_columns
     }
 
     /// The scores `[batch, num_labels]`, in `f32`, of what the last block gives.
@@ -151,29 +184,29 @@ impl Vit {
         self.head.forward(pooled).cast(FloatDType::F32)
     }
 
-    /// Puts the class token before the patches and adds the position embeddings.
+    /// Embeds the patches, puts the class token before them and adds the position embeddings.
     ///
     /// # Shapes
     ///
-    /// - `patches`: `[batch, patches, hidden_size]`
+    /// - `pixels`: `[batch, num_channels, height, width]`
+    /// - `positions`: `[1, patches, hidden_size]`
     /// - output: `[batch, tokens, hidden_size]`
-    fn embed(&self, patches: Tensor<3>, grid: [usize; 2]) -> Tensor<3> {
-        let [batch, _, hidden] = patches.dims();
+    fn embed(&self, pixels: Tensor<4>, positions: Tensor<3>) -> Tensor<3> {
         let table = self.position_embedding.val();
-        let [_, rows, _] = table.dims();
-        let own = self.config.grid();
-        let first = rows - own[0] * own[1]; // 1 where the class token has a position
-        let interpolation = self.config.naming.interpolation();
-        let positions = table.clone().narrow(1, first, rows - first);
-        let patches = patches + interpolate_grid(positions, own, grid, interpolation);
+        let dtype: FloatDType = table.dtype().into();
+        let patches = self.patch_embedding.forward(pixels.cast(dtype));
+        let [batch, _, hidden] = patches.dims();
+        let patches = patches + positions;
         let Some(class_token) = &self.class_token else {
             return patches;
         };
         let mut class_token = class_token.val(); // [1, 1, hidden_size]
+        let first = self.positions_before_patches();
         if first > 0 {
             class_token = class_token + table.narrow(1, 0, first);
         }
-        Tensor::cat(vec![class_token.expand([batch, 1, hidden]), patches], 1)
+        let class_token = class_token.expand([batch, 1, hidden]);
+        Tensor::cat(vec![class_token, patches], 1)
     }
 
     /// What the head sees, in `f32`.

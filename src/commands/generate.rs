@@ -42,6 +42,7 @@ pub fn run(common: &Common, arguments: &GenerateArguments) -> Result<(), Command
     let options = GenerateOptions {
         // Nothing else runs beside it.
         capture: true,
+        capture_prompt: arguments.capture,
         max_new_tokens: arguments.max_tokens,
         temperature: arguments.temperature,
         top_k: arguments.top_k,

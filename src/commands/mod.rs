@@ -10,4 +10,5 @@ pub mod forward;
 pub mod generate;
 pub mod import;
 pub mod inspect;
+pub mod roofline;
 pub mod sample;

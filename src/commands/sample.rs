@@ -123,6 +123,7 @@ fn options(common: &Common, arguments: &SampleArguments) -> SampleOptions {
         steps: arguments.steps.unwrap_or(steps),
         guidance: arguments.guidance,
         seed: common.seed,
+        capture: arguments.capture,
     }
 }
 

@@ -330,3 +330,14 @@ fn write_json(path: &Path, value: &Value) {
 fn refuses(arguments: &[&str], parts: &[&str]) {
     blr(arguments).expect_refusal(parts);
 }
+
+#[test]
+fn kernels_cannot_be_forced_where_there_are_none() {
+    let layer = ["bench", "layers", "--layer", "gpt2s.c_attn"];
+    let flags = ["--strategy", "auto,tensor-cores"];
+    blr(&[&layer[..], &flags].concat()).expect_refusal(&[
+        "--strategy tensor-cores",
+        "expected auto",
+        "CPU",
+    ]);
+}

@@ -283,3 +283,16 @@ fn what_cannot_be_drawn_or_run_is_refused_in_one_line() {
     refuses(&["generate", text(&latent), "--prompt", "a"], &reason);
     refuses(&["eval", text(&latent), "--data", text(&data)], &reason);
 }
+
+#[test]
+fn captured_steps_change_no_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = case("pixel_rgb");
+    let drawn = |name: &str, flags: &[&str]| {
+        let png = folder.path().join(name);
+        let draw = ["sample", text(&source), "--class", "1", "--steps", "2"];
+        blr(&[&draw[..], flags, &["--out", text(&png)]].concat()).expect_success();
+        std::fs::read(png).unwrap()
+    };
+    assert_eq!(drawn("a.png", &["--capture"]), drawn("b.png", &[]));
+}

@@ -44,3 +44,11 @@ fn sampled_text_depends_on_the_seed_and_on_nothing_else() {
     assert_eq!(sample("1"), sample("1"));
     assert_ne!(sample("1"), sample("2"));
 }
+
+#[test]
+fn a_captured_prompt_changes_no_text() {
+    let prompt = ["--prompt", "The `Vec` type"];
+    let (usual, _) = generated(&prompt);
+    let (captured, _) = generated(&[&prompt[..], &["--capture"]].concat());
+    assert_eq!(captured, usual);
+}

@@ -23,6 +23,7 @@ mod forward;
 mod generate;
 mod inspect;
 mod llama;
+mod roofline;
 mod run;
 mod safetensors_by_hand;
 mod vit;

@@ -1,50 +1,13 @@
 //! Token after token, captured where the device can.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use burn::tensor::{Device, FloatDType};
-use burn_blr::Method;
+use burn::tensor::FloatDType;
 use models::{
-    AnyLanguageModel, Context, Decoder, GenerateOptions, Gpt2, Gpt2Config, LanguageModel,
-    LeftPadding, Llama, LlamaConfig, ModelError, Plan, generate_batch,
+    AnyLanguageModel, Context, Decoder, GenerateOptions, LanguageModel, LeftPadding, ModelError,
+    generate_batch,
 };
 
 use crate::devices::devices;
-
-const VOCAB: usize = 96;
-
-fn llama(device: &Device, dtype: FloatDType) -> AnyLanguageModel {
-    let config = LlamaConfig {
-        vocab_size: VOCAB,
-        hidden_size: 64,
-        intermediate_size: 128,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 16,
-        max_position_embeddings: 64,
-        ..LlamaConfig::llama_3_2_1b()
-    };
-    let plan = Plan::keep(Method::Blast, 0.6);
-    Llama::init(&config, Some(&plan), device, dtype)
-        .unwrap()
-        .into()
-}
-
-fn gpt2(device: &Device, dtype: FloatDType) -> AnyLanguageModel {
-    let config = Gpt2Config {
-        vocab_size: VOCAB,
-        n_positions: 64,
-        n_embd: 48,
-        n_layer: 2,
-        n_head: 3,
-        ..Gpt2Config::gpt2_small()
-    };
-    let plan = Plan::keep(Method::Monarch, 0.6);
-    Gpt2::init(&config, Some(&plan), device, dtype)
-        .unwrap()
-        .into()
-}
+use crate::small_models::{VOCAB, alone, gpt2, llama, tolerance};
 
 fn likeliest(logits: &[f32]) -> Vec<u32> {
     let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]));
@@ -52,20 +15,6 @@ fn likeliest(logits: &[f32]) -> Vec<u32> {
         .chunks(VOCAB)
         .map(|row| best(row).unwrap() as u32)
         .collect()
-}
-
-/// The tests of this file one at a time: see the top of this program.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Largest difference of logits that rounding explains.
-fn tolerance(dtype: FloatDType) -> f32 {
-    match dtype {
-        FloatDType::F32 => 2e-3,
-        _ => 5e-2,
-    }
 }
 
 /// Steps of a decoder against the whole context at once, through a cache with `padding`.
@@ -155,7 +104,8 @@ fn a_full_cache_and_unknown_ids_are_errors() {
         ));
         assert!(matches!(
             decoder.step(&[1, 2, 3]),
-            Err(ModelError::Batch { found: 3, batch: 1 })
+            Err(ModelError::InputShape { tensor: "input_ids", found, expected })
+                if found == [1, 3] && expected == [1, 1]
         ));
         decoder.step(&[1]).unwrap();
         decoder.step(&[2]).unwrap();

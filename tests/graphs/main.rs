@@ -10,3 +10,5 @@
 mod decoder;
 #[path = "../harness/devices.rs"]
 mod devices;
+mod forward;
+mod small_models;

@@ -123,6 +123,7 @@ fn trajectories_equal_those_of_the_official_code(
                 steps,
                 guidance: f64::from(expected.floats("guidance").unwrap()[0]),
                 seed: 0,
+                capture: false,
             };
             let classes = expected.list("classes").unwrap();
             let mut x = images(&model, expected.floats("noise").unwrap());
@@ -176,6 +177,7 @@ fn options(seed: u64, classes: &[i64]) -> SampleOptions {
         steps: 3,
         guidance: 2.0,
         seed,
+        capture: false,
     }
 }
 

@@ -14,15 +14,7 @@ use cubecl_kernels::{
 };
 
 use super::{Bias, BlrBackend, Merged, plain};
-use crate::tuning;
-
-/// Chooses the kernels by device and shape, by measurement where that is wanted.
-fn strategy() -> Strategy {
-    match tuning::is_wanted() {
-        true => Strategy::Tuned,
-        false => Strategy::Auto,
-    }
-}
+use crate::strategy::{chosen, count_unserved};
 
 impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
     fn dense_linear(
@@ -49,7 +41,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 epilogue: epilogue(&bias, activation, &merged),
                 output: binding(&output),
             };
-            dense::forward(&input.client, operands, element(&input), &strategy())?;
+            dense::forward(&input.client, operands, element(&input), &chosen())?;
             Ok(output)
         };
         match served(launch()) {
@@ -78,7 +70,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 inner: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
-            low_rank::forward(&input.client, operands, &dims, element(&input), &strategy())?;
+            low_rank::forward(&input.client, operands, &dims, element(&input), &chosen())?;
             Ok(output)
         };
         match served(launch()) {
@@ -111,7 +103,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 grad_u: binding(&gradients.1),
                 grad_v: binding(&gradients.2),
             };
-            low_rank::backward(&input.client, operands, &dims, element(&input), &strategy())?;
+            low_rank::backward(&input.client, operands, &dims, element(&input), &chosen())?;
             Ok(gradients)
         };
         match served(launch()) {
@@ -141,7 +133,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 inner: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
-            monarch::forward(&input.client, operands, &dims, element(&input), &strategy())?;
+            monarch::forward(&input.client, operands, &dims, element(&input), &chosen())?;
             Ok(output)
         };
         match served(launch()) {
@@ -175,7 +167,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 grad_right: binding(&gradients.1),
                 grad_left: binding(&gradients.2),
             };
-            monarch::backward(&input.client, operands, &dims, element(&input), &strategy())?;
+            monarch::backward(&input.client, operands, &dims, element(&input), &chosen())?;
             Ok(gradients)
         };
         match served(launch()) {
@@ -206,7 +198,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 coupled: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
-            blast::forward(&input.client, operands, &dims, element(&input), &strategy())?;
+            blast::forward(&input.client, operands, &dims, element(&input), &chosen())?;
             Ok(output)
         };
         match served(launch()) {
@@ -252,7 +244,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 grad_s: binding(&gradients.2),
                 grad_v: binding(&gradients.3),
             };
-            blast::backward(&input.client, operands, &dims, element(&input), &strategy())?;
+            blast::backward(&input.client, operands, &dims, element(&input), &chosen())?;
             Ok(gradients)
         };
         match served(launch()) {
@@ -289,7 +281,10 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
 pub(crate) fn served<T>(result: Result<T, KernelError>) -> Option<T> {
     match result {
         Ok(output) => Some(output),
-        Err(KernelError::Unavailable(_)) => None,
+        Err(KernelError::Unavailable(_)) => {
+            count_unserved();
+            None
+        }
         Err(error) => panic!("{error}"),
     }
 }

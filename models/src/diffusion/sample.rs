@@ -1,10 +1,13 @@
 //! From noise to images, step by step.
 
+use std::rc::Rc;
+
 use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 
 use super::{DiffusionSchedule, DiffusionStep, NoiseSource};
+use crate::captured::DIT_INPUTS;
 use crate::dit::{check_classes, check_shape};
-use crate::{Dit, ModelError};
+use crate::{CapturedForward, Dit, DitInputs, ModelError};
 
 /// Channels that guidance is applied to, the first ones: three, as the official code has it "for
 /// exact reproducibility", also where a latent has four. The others and the variance stay those of
@@ -40,6 +43,9 @@ pub struct SampleOptions {
     pub guidance: f64,
     /// Seed of all noise.
     pub seed: u64,
+    /// Whether the pass of a step is captured and replayed where the device can, see
+    /// [`crate::CapturedForward`]. While it is captured no other thread may use the device.
+    pub capture: bool,
 }
 
 /// Draws an image for each class of `options`. `on_step` is told how many steps of how many are
@@ -70,8 +76,13 @@ pub fn sample_images(
     let device = model.device();
     let batches = options.classes.len().div_ceil(IMAGES_AT_ONCE);
     let mut images = Vec::with_capacity(batches);
+    let mut denoiser: Option<Rc<Denoiser<'_>>> = None;
     for (batch, classes) in options.classes.chunks(IMAGES_AT_ONCE).enumerate() {
-        let mut trajectory = Trajectory::new(model, classes, options)?;
+        let denoiser = match &denoiser {
+            Some(made) if made.images == classes.len() => made,
+            _ => denoiser.insert(Rc::new(Denoiser::new(model, classes.len(), options)?)),
+        };
+        let mut trajectory = Trajectory::with(denoiser.clone(), model, classes, options)?;
         let first = batch * IMAGES_AT_ONCE;
         let mut sources: Vec<_> = (first..first + classes.len())
             .map(|image| NoiseSource::new(options.seed, image))
@@ -96,17 +107,16 @@ pub fn sample_images(
 }
 
 /// The way from noise to images of given classes, for noise of the caller's.
-#[derive(Debug)]
 pub struct Trajectory<'a> {
-    model: &'a Dit,
+    denoiser: Rc<Denoiser<'a>>,
+    /// Shape of the images.
+    shape: [usize; 4],
     steps: Vec<DiffusionStep>,
     /// Steps that are left.
     left: usize,
     sampler: DiffusionSampler,
-    guidance: f64,
     /// The classes, and behind them the null class as often where guidance needs it.
     labels: Tensor<1, Int>,
-    images: usize,
 }
 
 impl<'a> Trajectory<'a> {
@@ -115,32 +125,43 @@ impl<'a> Trajectory<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`sample_images`].
+    /// Those of [`sample_images`]; [`ModelError::InputShape`] for no class.
     pub fn new(
         model: &'a Dit,
         classes: &[i64],
         options: &SampleOptions,
     ) -> Result<Self, ModelError> {
-        let guidance = options.guidance;
-        if !guidance.is_finite() {
-            return Err(ModelError::invalid_option("guidance", guidance, "a number"));
-        }
+        let denoiser = Rc::new(Denoiser::new(model, classes.len(), options)?);
+        Self::with(denoiser, model, classes, options)
+    }
+
+    /// As [`Trajectory::new`], by a denoiser that was made for as many images and these options.
+    fn with(
+        denoiser: Rc<Denoiser<'a>>,
+        model: &'a Dit,
+        classes: &[i64],
+        options: &SampleOptions,
+    ) -> Result<Self, ModelError> {
+        let config = model.config();
         let mut labels = classes.to_vec();
-        if guidance != 1.0 {
-            let null = model.config().null_class();
-            let null = null.ok_or(ModelError::NoNullClass { guidance })?;
-            labels.extend(vec![null as i64; classes.len()]);
+        if let Some(null) = null_class(model, options.guidance)? {
+            labels.extend(vec![null; classes.len()]);
         }
         let steps = DiffusionSchedule::new(options.steps)?.steps().to_vec();
+        let size = config.input_size;
         Ok(Self {
-            model,
+            denoiser,
+            shape: [classes.len(), config.in_channels, size, size],
             left: steps.len(),
             steps,
             sampler: options.sampler,
-            guidance,
             labels: model.classes(&labels)?,
-            images: classes.len(),
         })
+    }
+
+    /// Why steps are not captured, where that was asked for and the device captures graphs.
+    pub fn not_captured(&self) -> Option<&str> {
+        self.denoiser.forward.not_captured()
     }
 
     /// Steps that are left.
@@ -173,12 +194,9 @@ impl<'a> Trajectory<'a> {
         x: Tensor<4>,
         noise: Option<Tensor<4>>,
     ) -> Result<Tensor<4>, ModelError> {
-        let config = self.model.config();
-        let size = config.input_size;
-        let shape = [self.images, config.in_channels, size, size];
-        check_shape("x", &x.dims(), &shape)?;
+        check_shape("x", &x.dims(), &self.shape)?;
         if let Some(noise) = &noise {
-            check_shape("noise", &noise.dims(), &shape)?;
+            check_shape("noise", &noise.dims(), &self.shape)?;
         }
         let noise = noise.filter(|_| self.needs_noise());
         let Some(index) = self.left.checked_sub(1) else {
@@ -187,7 +205,8 @@ impl<'a> Trajectory<'a> {
         let Some(&step) = self.steps.get(index) else {
             return Ok(x);
         };
-        let (predicted, spread) = self.predict(x.clone(), step.timestep)?;
+        let labels = self.labels.clone();
+        let (predicted, spread) = self.denoiser.predict(x.clone(), step.timestep, labels)?;
         self.left = index;
 
         let [of_x, of_noise] = step.image();
@@ -206,41 +225,93 @@ impl<'a> Trajectory<'a> {
             }
         })
     }
+}
+
+/// The null class, where `guidance` needs it.
+fn null_class(model: &Dit, guidance: f64) -> Result<Option<i64>, ModelError> {
+    if !guidance.is_finite() {
+        return Err(ModelError::invalid_option("guidance", guidance, "a number"));
+    }
+    if guidance == 1.0 {
+        return Ok(None);
+    }
+    let null = model.config().null_class();
+    let null = null.ok_or(ModelError::NoNullClass { guidance })?;
+    Ok(Some(null as i64))
+}
+
+/// The pass of a step over a batch of images.
+struct Denoiser<'a> {
+    model: &'a Dit,
+    images: usize,
+    forward: CapturedForward<'a, DitInputs, 4>,
+}
+
+impl<'a> Denoiser<'a> {
+    fn new(model: &'a Dit, images: usize, options: &SampleOptions) -> Result<Self, ModelError> {
+        let guidance = options.guidance;
+        let rows = match null_class(model, guidance)? {
+            Some(_) => 2 * images,
+            None => images,
+        };
+        let (_, t, y) = model.blank_inputs(rows)?;
+        let (x, ..) = model.blank_inputs(images)?;
+        let pass = move |inputs| guided(model, guidance, inputs);
+        // SAFETY: the pass borrows the model, whose weights it reads.
+        let forward = unsafe {
+            let inputs = (x, t, y);
+            CapturedForward::new(&model.device(), DIT_INPUTS, inputs, pass, options.capture)
+        }?;
+        Ok(Self {
+            model,
+            images,
+            forward,
+        })
+    }
 
     /// The noise in `x`, guided, and what the model says of the variance, both in `f32`.
     fn predict(
         &self,
         x: Tensor<4>,
         timestep: usize,
+        labels: Tensor<1, Int>,
     ) -> Result<(Tensor<4>, Option<Tensor<4>>), ModelError> {
-        let config = self.model.config();
-        let (images, channels) = (self.images, config.in_channels);
-        let [rows] = self.labels.dims();
+        let [rows] = labels.dims();
         let t = self.model.timesteps(&vec![timestep as i64; rows]);
-        let x = match rows == images {
-            true => x,
-            false => Tensor::cat(vec![x.clone(), x], 0), // [2 images, channels, size, size]
-        };
-        let output = self.model.forward(x, t, self.labels.clone())?;
-        let output = output.cast(FloatDType::F32);
-        let conditional = output.clone().narrow(0, 0, images);
-        let mut predicted = conditional.clone().narrow(1, 0, channels);
-        if rows != images {
-            let guided = GUIDED_CHANNELS.min(channels);
-            let part = |all: Tensor<4>| all.narrow(1, 0, guided);
-            let without = part(output.narrow(0, images, images));
-            let with = part(conditional.clone());
-            let mut parts = vec![without.clone() + (with - without) * self.guidance];
-            if guided < channels {
-                parts.push(predicted.narrow(1, guided, channels - guided));
-            }
-            predicted = Tensor::cat(parts, 1);
-        }
+        let output = self.forward.run((x, t, labels))?;
+        let config = self.model.config();
+        let channels = config.in_channels;
         let spread = config
             .learn_sigma
-            .then(|| conditional.narrow(1, channels, channels));
-        Ok((predicted, spread))
+            .then(|| output.clone().narrow(1, channels, channels));
+        Ok((output.narrow(1, 0, channels), spread))
     }
+}
+
+/// What the model says of the images `x`, guided, in `f32`.
+///
+/// # Shapes
+///
+/// - `x`: `[images, in channels, input_size, input_size]`
+/// - `t`, `y`: `[images]`, or `[2 images]` with the null class for the second half
+/// - output: `[images, out channels, input_size, input_size]`
+fn guided(model: &Dit, guidance: f64, (x, t, y): DitInputs) -> Result<Tensor<4>, ModelError> {
+    let ([images, channels, ..], [rows]) = (x.dims(), y.dims());
+    if rows == images {
+        return Ok(model.forward(x, t, y)?.cast(FloatDType::F32));
+    }
+    let x = Tensor::cat(vec![x.clone(), x], 0); // [2 images, channels, size, size]
+    let output = model.forward(x, t, y)?.cast(FloatDType::F32);
+    let guided = GUIDED_CHANNELS.min(channels);
+    let with = output.clone().narrow(0, 0, images);
+    let without = output.narrow(0, images, images).narrow(1, 0, guided);
+    let direction = with.clone().narrow(1, 0, guided) - without.clone();
+    let mut parts = vec![without + direction * guidance];
+    let rest = model.config().out_channels() - guided;
+    if rest > 0 {
+        parts.push(with.narrow(1, guided, rest));
+    }
+    Ok(Tensor::cat(parts, 1))
 }
 
 /// `noise` with the variance of the step: between the smallest and the largest in the log, at the

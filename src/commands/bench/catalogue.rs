@@ -3,6 +3,8 @@
 use burn_blr::{Method, OutputOrder, Structure};
 use serde::Serialize;
 
+use crate::arguments::TokenCount;
+use crate::error::CommandError;
 use crate::output::Table;
 
 /// One linear layer of a network.
@@ -115,7 +117,39 @@ pub const LAYERS: [Layer; 17] = [
     ),
 ];
 
+/// The layers whose name contains one of `texts`, or all where there is none.
+pub fn containing(texts: &[String]) -> Result<Vec<&'static Layer>, CommandError> {
+    let names = || LAYERS.iter().map(|layer| layer.name);
+    if let Some(text) = texts
+        .iter()
+        .find(|text| !names().any(|name| name.contains(text.as_str())))
+    {
+        return Err(CommandError::Flag {
+            flag: "layer",
+            found: text.clone(),
+            expected: format!("part of one of {}", names().collect::<Vec<_>>().join(", ")),
+        });
+    }
+    let chosen = |layer: &&Layer| {
+        texts.is_empty() || texts.iter().any(|text| layer.name.contains(text.as_str()))
+    };
+    Ok(LAYERS.iter().filter(chosen).collect())
+}
+
 impl Layer {
+    /// The counts that are asked for, each once where they follow one another.
+    pub fn token_counts(&self, asked: &[TokenCount]) -> Vec<usize> {
+        let mut counts: Vec<usize> = asked
+            .iter()
+            .map(|count| match count {
+                TokenCount::Paper => self.tokens,
+                TokenCount::Count(count) => *count,
+            })
+            .collect();
+        counts.dedup();
+        counts
+    }
+
     /// The layer as `method`, or as dense.
     pub fn structure(&self, method: Option<Method>) -> Structure {
         match method {

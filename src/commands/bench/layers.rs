@@ -1,18 +1,18 @@
 //! `blr bench layers`.
 
-use burn_blr::{Method, Structure};
+use burn_blr::{Method, Structure, strategy};
 use serde::Serialize;
 
-use super::catalogue::{self, LAYERS, Layer};
+use super::catalogue::{self, Layer};
 use super::methods::methods;
 use super::passes::{self, Passes};
 use super::{memory, operands};
-use crate::arguments::{BenchLayersArguments, Common, Dtype, Pass, TokenCount};
+use crate::arguments::{BenchLayersArguments, Common, Dtype, Pass, StrategyChoice};
 use crate::device::ChosenDevice;
 use crate::device_timing::{self, Clock};
 use crate::error::CommandError;
 use crate::output::{self, Table};
-use crate::roofline::{Ceilings, Precision};
+use crate::roofline::{Ceilings, Demand, Precision};
 
 #[derive(Serialize)]
 struct Report {
@@ -61,7 +61,7 @@ struct Row {
 }
 
 pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), CommandError> {
-    let ways = ways(&arguments.methods, arguments.plain)?;
+    let ways = ways(arguments)?;
     if arguments.reps == 0 {
         return Err(CommandError::Flag {
             flag: "reps",
@@ -69,29 +69,33 @@ pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), Comm
             expected: "at least 1".to_string(),
         });
     }
-    let layers = chosen_layers(&arguments.layer)?;
+    let layers = catalogue::containing(&arguments.layer)?;
     if arguments.list {
         output::print(catalogue::table(&layers).text());
         return output::write_json(common.json.as_deref(), &catalogue::listing(&layers));
     }
     let chosen = common.choose_device()?;
+    let mut forced = ways.iter().filter(|way| way.strategy.forced().is_some());
+    if chosen.computes_while_called()
+        && let Some(way) = forced.next()
+    {
+        return Err(way.unserved("auto: there are no kernels for the CPU"));
+    }
+    if common.dtype == Dtype::F32
+        && let Some(way) = forced.find(|way| way.method.is_none())
+    {
+        return Err(way.unserved("auto: dense layers in f32 are products of Burn"));
+    }
     let mut report = Report {
         device: chosen.name.clone(),
         rows: Vec::new(),
     };
     for layer in layers {
-        let count = |tokens: &TokenCount| match tokens {
-            TokenCount::Paper => layer.tokens,
-            TokenCount::Count(count) => *count,
-        };
-        let mut tokens: Vec<usize> = arguments.tokens.iter().map(count).collect();
-        tokens.dedup();
-        for tokens in tokens {
-            for &Way { method, plain } in &ways {
+        for tokens in layer.token_counts(&arguments.tokens) {
+            for &way in &ways {
                 let bench = Bench {
                     layer,
-                    method,
-                    plain,
+                    way,
                     pass: arguments.pass,
                     tokens,
                     chosen: &chosen,
@@ -99,7 +103,7 @@ pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), Comm
                 };
                 let row = bench.row(arguments.reps)?;
                 output::line(format_args!(
-                    "{:28} {:>6} tokens  {:9} {:6} {:>10.1} us",
+                    "{:28} {:>6} tokens  {:9} {:12} {:>10.1} us",
                     row.layer, row.tokens, row.method, row.kernel, row.median_us
                 ));
                 report.rows.push(row);
@@ -126,46 +130,49 @@ pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), Comm
     })
 }
 
-/// The layers whose name contains one of `texts`, or all where there is none.
-fn chosen_layers(texts: &[String]) -> Result<Vec<&'static Layer>, CommandError> {
-    let names = || LAYERS.iter().map(|layer| layer.name);
-    if let Some(text) = texts
-        .iter()
-        .find(|text| !names().any(|name| name.contains(text.as_str())))
-    {
-        return Err(CommandError::Flag {
-            flag: "layer",
-            found: text.clone(),
-            expected: format!("part of one of {}", names().collect::<Vec<_>>().join(", ")),
-        });
-    }
-    let chosen = |layer: &&Layer| {
-        texts.is_empty() || texts.iter().any(|text| layer.name.contains(text.as_str()))
-    };
-    Ok(LAYERS.iter().filter(chosen).collect())
-}
-
 /// How a layer is computed.
 #[derive(Clone, Copy)]
 struct Way {
     /// Nothing for dense.
     method: Option<Method>,
+    strategy: StrategyChoice,
     /// By plain operations of Burn.
     plain: bool,
 }
 
-/// The ways of the flags: a structure by its kernels, and then, where asked for, by plain Burn.
-fn ways(names: &[String], plain: bool) -> Result<Vec<Way>, CommandError> {
-    let methods = methods(names)?;
+impl Way {
+    /// The name used in reports.
+    fn kernel(self) -> &'static str {
+        match (self.method, self.strategy) {
+            _ if self.plain => "plain",
+            (None, StrategyChoice::Auto) => "burn",
+            (_, strategy) => strategy.as_str(),
+        }
+    }
+
+    /// The error where the strategy cannot be forced.
+    fn unserved(self, expected: impl Into<String>) -> CommandError {
+        CommandError::Flag {
+            flag: "strategy",
+            found: self.strategy.as_str().to_string(),
+            expected: expected.into(),
+        }
+    }
+}
+
+/// The ways of the flags: a method by its kernels, and then, where asked for, a structure by plain Burn.
+fn ways(arguments: &BenchLayersArguments) -> Result<Vec<Way>, CommandError> {
     let mut ways = Vec::new();
-    for method in methods {
-        ways.push(Way {
+    for method in methods(&arguments.methods)? {
+        ways.extend(arguments.strategy.iter().map(|&strategy| Way {
             method,
+            strategy,
             plain: false,
-        });
-        if plain && method.is_some() {
+        }));
+        if arguments.plain && method.is_some() {
             ways.push(Way {
                 method,
+                strategy: StrategyChoice::Auto,
                 plain: true,
             });
         }
@@ -176,8 +183,7 @@ fn ways(names: &[String], plain: bool) -> Result<Vec<Way>, CommandError> {
 /// One row to be measured.
 struct Bench<'a> {
     layer: &'static Layer,
-    method: Option<Method>,
-    plain: bool,
+    way: Way,
     pass: Pass,
     tokens: usize,
     chosen: &'a ChosenDevice,
@@ -186,12 +192,13 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn row(&self, reps: usize) -> Result<Row, CommandError> {
-        let structure = self.layer.structure(self.method);
+        let Way { method, plain, .. } = self.way;
+        let structure = self.layer.structure(method);
         let (inputs, outputs) = (self.layer.in_features, self.layer.out_features);
         let (dtype, device) = (self.chosen.dtype, &self.chosen.device);
-        let bytes = self.compulsory_bytes(&structure);
+        let demand = self.demand(&structure);
         let mut operands = Vec::new();
-        for _ in 0..operands::copies(bytes) {
+        for _ in 0..operands::copies(demand.bytes as usize) {
             let widths = (inputs, outputs);
             operands.push(operands::random(
                 structure,
@@ -203,33 +210,28 @@ impl Bench<'_> {
             // One copy at a time is the same short queue every time, which fusion plans once.
             device_timing::sync(device)?;
         }
-        let passes = Passes::new(operands, self.pass, self.plain);
-        let timing = device_timing::time(self.chosen, &passes, reps)?;
+        let passes = Passes::new(operands, self.pass, plain);
+        let timing = self.by_strategy(|| device_timing::time(self.chosen, &passes, reps))?;
         let (index, made) = timing.last;
         let rel_err = passes.relative_error(index, &made)?;
         drop(made);
         let size = burn::tensor::DType::from(dtype).size();
         let operand_bytes = size * (structure.parameters(inputs, outputs) + self.tokens * inputs);
-        let beyond = memory::reserved_by(
-            device,
-            (passes.operands(index).clone(), self.pass, self.plain),
-            |(operands, pass, plain)| passes::run(&operands, pass, plain),
-        )?;
+        let beyond = self.by_strategy(|| {
+            memory::reserved_by(
+                device,
+                (passes.operands(index).clone(), self.pass, plain),
+                |(operands, pass, plain)| passes::run(&operands, pass, plain),
+            )
+        })?;
         drop(passes);
         device.memory_cleanup();
 
-        let flops = structure.flops(self.tokens, inputs, outputs) as f64;
-        // Every product has two gradients, each a product as large.
-        let flops = match self.pass {
-            Pass::Forward => flops,
-            Pass::Training => 3.0 * flops,
-        };
         let ceilings = Ceilings::of(&self.chosen.name);
-        let limit_us =
-            ceilings.map(|ceilings| ceilings.limit_us(flops, bytes as f64, self.precision()));
+        let limit_us = ceilings.map(|ceilings| ceilings.limit(&demand, self.precision()).us);
         Ok(Row {
             layer: self.layer.name,
-            method: self.method.map_or("dense", Method::as_str),
+            method: method.map_or("dense", Method::as_str),
             pass: self.pass.as_str(),
             tokens: self.tokens,
             in_features: inputs,
@@ -237,19 +239,15 @@ impl Bench<'_> {
             blocks: structure.blocks(),
             rank: structure.rank().unwrap_or(inputs.min(outputs)),
             dtype: self.common.dtype.as_str(),
-            kernel: match (self.method, self.plain) {
-                (None, _) => "burn",
-                (Some(_), false) => "auto",
-                (Some(_), true) => "plain",
-            },
+            kernel: self.way.kernel(),
             timing: timing.clock,
             no_graph: timing.no_graph,
             median_us: timing.median_us,
             min_us: timing.min_us,
             max_us: timing.max_us,
-            tflops: flops / timing.median_us / 1e6,
-            gbps: bytes as f64 / timing.median_us / 1e3,
-            compulsory_bytes: bytes,
+            tflops: demand.flops / timing.median_us / 1e6,
+            gbps: demand.bytes / timing.median_us / 1e3,
+            compulsory_bytes: demand.bytes as usize,
             limit_us,
             share_of_limit: limit_us.map(|limit| limit / timing.median_us),
             limit_source: ceilings.map(Ceilings::source),
@@ -266,24 +264,41 @@ impl Bench<'_> {
         })
     }
 
-    /// See [`Row::compulsory_bytes`].
-    fn compulsory_bytes(&self, structure: &Structure) -> usize {
-        let (inputs, outputs) = (self.layer.in_features, self.layer.out_features);
-        let elements = structure.parameters(inputs, outputs) + self.tokens * (inputs + outputs);
-        let once = elements * burn::tensor::DType::from(self.chosen.dtype).size();
+    fn demand(&self, structure: &Structure) -> Demand {
+        let widths = [self.layer.in_features, self.layer.out_features];
+        let size = burn::tensor::DType::from(self.chosen.dtype).size();
+        let forward = Demand::forward(structure, self.tokens, widths, size);
         match self.pass {
-            Pass::Forward => once,
-            Pass::Training => 2 * once,
+            Pass::Forward => forward,
+            Pass::Training => forward.training(),
         }
     }
 
-    /// Burn's dense products round f32 operands to tf32 on a GPU; our kernels do not.
     fn precision(&self) -> Precision {
-        let by_kernels = self.method.is_some() && !self.plain;
-        match self.common.dtype {
-            Dtype::F16 | Dtype::Bf16 => Precision::Half,
-            Dtype::F32 if by_kernels => Precision::F32,
-            Dtype::F32 => Precision::Tf32,
+        let Way { method, plain, .. } = self.way;
+        Precision::of(self.common.dtype, method.is_some() && !plain)
+    }
+
+    /// Runs `work` with the kernels of the way; an error where those do not serve all of it.
+    fn by_strategy<T>(
+        &self,
+        work: impl FnOnce() -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        let Some(forced) = self.way.strategy.forced() else {
+            return work();
+        };
+        let (usual, before) = (strategy::chosen(), strategy::unserved());
+        strategy::choose(forced);
+        let made = work();
+        strategy::choose(usual);
+        match strategy::unserved() == before {
+            true => made,
+            false => Err(self.way.unserved(format!(
+                "kernels that serve {} in {} on {}",
+                self.layer.name,
+                self.common.dtype.as_str(),
+                self.chosen.name
+            ))),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! `blr bench`.
 
-mod catalogue;
+mod captured;
+pub mod catalogue;
 mod compress;
 mod layers;
 mod memory;
-mod methods;
+pub mod methods;
 mod model;
 mod networks;
 mod operands;

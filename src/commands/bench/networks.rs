@@ -5,14 +5,16 @@ use std::sync::{Mutex, PoisonError};
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Distribution, FloatDType, Int, Tensor, TensorData};
 use burn_blr::Method;
+use burn_blr::graph::GraphError;
 use clap::ValueEnum;
 use models::{
-    AnyLanguageModel, Context, Dit, DitConfig, Gpt2, Gpt2Config, KvCache, LanguageModel, Llama,
-    LlamaConfig, ModelError, Plan, Vit, VitConfig,
+    AnyLanguageModel, CapturedForward, Context, Decoder, Dit, DitConfig, Gpt2, Gpt2Config, KvCache,
+    LanguageModel, Llama, LlamaConfig, ModelError, Plan, Vit, VitConfig,
 };
 
+use super::captured;
 use crate::arguments::BenchModelArguments;
-use crate::device_timing::Work;
+use crate::device_timing::{Captured, Work};
 use crate::error::CommandError;
 
 /// Tokens that a cache has room for behind its context.
@@ -220,8 +222,7 @@ impl Network {
         };
         Ok(match self {
             Self::Language(model) => {
-                let ids =
-                    |tokens: usize| model.input_ids(&random_ids(batch * tokens, model), batch);
+                let ids = |tokens| Ids::random(model, batch, tokens);
                 let position = TensorData::new(vec![setting.context as i64], [1]);
                 let position = Tensor::from_data(position, device);
                 let mut cache = match phase {
@@ -234,7 +235,7 @@ impl Network {
                 {
                     let context = Context::Cached(cache);
                     // Read, so that it is done.
-                    let logits = model.last_logits(ids(setting.context)?, context)?;
+                    let logits = model.last_logits(ids(setting.context)?.tensor, context)?;
                     logits.try_into_vec_as::<f32>().map_err(ModelError::from)?;
                 }
                 Pass::Language {
@@ -266,7 +267,7 @@ impl Network {
 pub enum Pass<'a> {
     Language {
         model: &'a AnyLanguageModel,
-        ids: Tensor<2, Int>,
+        ids: Ids,
         /// Tokens in the cache before those of the pass.
         position: Tensor<1, Int>,
         /// Nothing where there is no cache.
@@ -311,7 +312,7 @@ impl Work for Pass<'_> {
                 ids,
                 cache: None,
                 ..
-            } => Ok(model.forward(ids.clone())?.flatten(1, 2)),
+            } => Ok(model.forward(ids.tensor.clone())?.flatten(1, 2)),
             Pass::Language {
                 model,
                 ids,
@@ -323,7 +324,7 @@ impl Work for Pass<'_> {
                     cache: &mut cache,
                     position: position.clone(),
                 };
-                model.last_logits(ids.clone(), context)
+                model.last_logits(ids.tensor.clone(), context)
             }
             Pass::Dit { model, x, t, y } => Ok(model
                 .forward(x.clone(), t.clone(), y.clone())?
@@ -337,6 +338,41 @@ impl Work for Pass<'_> {
             burn_blr::cuda::overwrite_with_nan(result.clone());
         }
     }
+
+    fn capture<'b>(&'b self, _: &'b Device) -> Result<Captured<'b, Self::Result>, GraphError> {
+        match self {
+            Pass::Language {
+                model,
+                ids,
+                cache: None,
+                ..
+            } => {
+                let [rows, tokens] = ids.tensor.dims();
+                let forward = CapturedForward::text(*model, rows, tokens);
+                captured::forward(forward, ids.tensor.clone())
+            }
+            Pass::Language {
+                model,
+                ids,
+                cache: Some(cache),
+                ..
+            } => {
+                let [_, tokens] = ids.tensor.dims();
+                let cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+                let decoder = Decoder::with_length(*model, cache.clone(), tokens);
+                captured::step(decoder, &ids.numbers)
+            }
+            Pass::Dit { model, x, t, y } => {
+                let [batch, ..] = x.dims();
+                let forward = CapturedForward::dit(model, batch);
+                captured::forward(forward, (x.clone(), t.clone(), y.clone()))
+            }
+            Pass::Vit { model, pixels } => {
+                let forward = CapturedForward::vit(model, pixels.dims());
+                captured::forward(forward, pixels.clone())
+            }
+        }
+    }
 }
 
 /// Whether a result has neither an infinity nor a NaN.
@@ -346,11 +382,24 @@ pub fn all_finite(result: Tensor<2>) -> Result<bool, ModelError> {
 }
 
 /// Ids that a model has, spread over all of them.
-fn random_ids(count: usize, model: &AnyLanguageModel) -> Vec<u32> {
-    let vocabulary = model.vocab_size() as u64;
-    (0..count as u64)
-        .map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % vocabulary) as u32)
-        .collect()
+pub struct Ids {
+    /// Row by row.
+    numbers: Vec<u32>,
+    /// `[rows, tokens]`.
+    tensor: Tensor<2, Int>,
+}
+
+impl Ids {
+    fn random(model: &AnyLanguageModel, rows: usize, tokens: usize) -> Result<Self, ModelError> {
+        let vocabulary = model.vocab_size() as u64;
+        let numbers: Vec<u32> = (0..(rows * tokens) as u64)
+            .map(|n| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % vocabulary) as u32)
+            .collect();
+        Ok(Self {
+            tensor: model.input_ids(&numbers, rows)?,
+            numbers,
+        })
+    }
 }
 
 #[derive(Default)]
