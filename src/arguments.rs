@@ -89,7 +89,8 @@ pub struct DemoArguments {
     /// The text to evaluate on [default: demo/heldout.txt of this repository]
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
-    /// Where compressed checkpoints and the report go; results of an earlier demo are replaced
+    /// Where compressed checkpoints and the report go (report.html, .md and .json); results of an
+    /// earlier demo are replaced
     #[arg(long, value_name = "DIR", default_value = "target/blr-demo")]
     pub out: PathBuf,
     /// Fractions of the parameters of the compressed layers to keep
@@ -104,7 +105,7 @@ pub struct DemoArguments {
 pub struct CompressArguments {
     /// The dense checkpoint: config.json, model.safetensors or shards, tokenizer files
     pub checkpoint: PathBuf,
-    /// The directory to make
+    /// The directory to make; beside the checkpoint it gets a page with tables and plots, report.html
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// The structure: low-rank, monarch or blast
@@ -203,6 +204,12 @@ pub struct EvalArguments {
     /// Tokens of a window; each is evaluated on its own [default: the context of the model, up to 2048]
     #[arg(long, value_name = "COUNT")]
     pub window: Option<usize>,
+    /// Writes a page with tables and plots
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Shows other models on that page as well: what eval --json wrote of them
+    #[arg(long, value_delimiter = ',', value_name = "FILES", requires = "report")]
+    pub beside: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

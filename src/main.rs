@@ -5,6 +5,7 @@ mod commands;
 mod device;
 mod device_timing;
 mod error;
+mod html;
 mod output;
 mod picture;
 mod roofline;

@@ -12,8 +12,8 @@ use training::{
     TrainingError,
 };
 
-use super::eval;
 use super::eval_images::IMAGES_AT_ONCE;
+use super::{compress_report, eval};
 use crate::arguments::{Common, CompressArguments, RankChoice};
 use crate::device::ChosenDevice;
 use crate::error::CommandError;
@@ -65,6 +65,7 @@ pub fn run(common: &Common, arguments: &CompressArguments) -> Result<(), Command
         let text = Plan::of_layers(&layers).to_toml()?;
         output::write_file(path, text.as_bytes())?;
     }
+    compress_report::write(&source, arguments, &chosen.name, &reports)?;
     output::print(table(&reports).text());
     output::line(format_args!("written to {}", arguments.out.display()));
     let report = Report {
@@ -164,7 +165,7 @@ pub fn compress_with_progress(
 }
 
 /// A table of what became of each layer.
-fn table(reports: &[LayerReport]) -> Table {
+pub fn table(reports: &[LayerReport]) -> Table {
     let mut table = Table::new([
         "layer",
         "structure",

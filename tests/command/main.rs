@@ -23,6 +23,7 @@ mod forward;
 mod generate;
 mod inspect;
 mod llama;
+mod report;
 mod run;
 mod safetensors_by_hand;
 mod vit;

@@ -327,7 +327,7 @@ fn copy_other_files(source: &Checkpoint, target: &Path) -> Result<(), TrainingEr
         "onnx",
         "gguf",
     ];
-    const WRITTEN: [&str; 2] = ["config.json", "model.safetensors.index.json"];
+    const WRITTEN: [&str; 3] = ["config.json", "model.safetensors.index.json", "report.html"];
     for entry in fs::read_dir(source.dir()).map_err(io(source.dir()))? {
         let path = entry.map_err(io(source.dir()))?.path();
         let name = path.file_name().unwrap_or_default();
