@@ -1,4 +1,4 @@
-//! The page that `blr compress` writes.
+//! The page that `blr compress` and `blr merge` write.
 
 use std::path::Path;
 
@@ -7,96 +7,105 @@ use training::LayerReport;
 
 use super::compress::table;
 use super::inspect;
-use crate::arguments::{CompressArguments, RankChoice};
 use crate::error::CommandError;
 use crate::html::{self, LayerSeries, Look, Page};
 use crate::output;
 
 /// What the page is called, in the directory of the compressed checkpoint.
-pub const FILE: &str = "report.html";
+const FILE: &str = "report.html";
 
-/// Writes the page into the directory of the compressed checkpoint.
-pub fn write(
-    source: &Checkpoint,
-    arguments: &CompressArguments,
-    device: &str,
-    reports: &[LayerReport],
-) -> Result<(), CommandError> {
-    let out = &arguments.out;
-    let mut page = Page::new(&format!("Compression of {}", name(source.dir())));
-    page.facts(&facts(source, arguments, device, reports));
-    let before = inspect::inspect(source)?.as_model("before".to_string());
-    let after = inspect::inspect(&Checkpoint::open(out)?)?.as_model("after".to_string());
-    page.heading("Size");
-    html::size_plot(&mut page, &[before, after]);
-    page.heading("Layers");
-    html::layer_plots(
-        &mut page,
-        "Error of each layer, 0 for none and 1 for what leaving it out costs",
-        "relative error",
-        &errors(reports),
-    );
-    if arguments.plan.is_some() || arguments.ranks == RankChoice::ByError {
-        html::layer_plots(
-            &mut page,
-            "Share of the weights of each layer that is kept",
-            "share kept",
-            &by_look(reports, "", false, |report| Some(kept(report))),
-        );
-    }
-    html::layer_plots(
-        &mut page,
-        "Time that each layer took to compress",
-        "seconds",
-        &by_look(reports, "", false, |report| Some(report.seconds)),
-    );
-    page.table("What became of each layer", &table(reports));
-    page.paragraph(
-        "Parameters without biases. The error is ‖W − Ŵ‖ / ‖W‖ in the Frobenius norm, of the factors \
-         as they are stored; that of outputs is ‖(W − Ŵ) x‖ / ‖W x‖, root mean squares over the \
-         samples.",
-    );
-    output::replace_file(&out.join(FILE), page.html().as_bytes())
+/// Layers that keep shares this near to each other are said to keep the same.
+const SAME_SHARE: f64 = 0.02;
+
+/// A directory with compressed layers, and where it comes from.
+pub struct Compressed<'a> {
+    pub title: String,
+    pub facts: Vec<(&'static str, String)>,
+    /// What it was made from, to compare sizes with.
+    pub source: Option<&'a Checkpoint>,
+    pub out: &'a Path,
+    pub layers: &'a [LayerReport],
 }
 
-fn facts(
-    source: &Checkpoint,
-    arguments: &CompressArguments,
-    device: &str,
-    reports: &[LayerReport],
-) -> Vec<(&'static str, String)> {
-    let sum = |of: fn(&LayerReport) -> usize| reports.iter().map(of).sum::<usize>();
-    let (dense, now) = (sum(|r| r.dense_parameters), sum(|r| r.parameters));
-    let seconds: f64 = reports.iter().map(|report| report.seconds).sum();
+impl Compressed<'_> {
+    /// Writes the page into the directory.
+    pub fn write(&self) -> Result<(), CommandError> {
+        let page = self.page()?;
+        output::replace_file(&self.out.join(FILE), page.html().as_bytes())
+    }
+
+    fn page(&self) -> Result<Page, CommandError> {
+        let mut page = Page::new(&self.title);
+        page.facts(&[self.facts.clone(), facts(self.out, self.layers)].concat());
+        if let Some(source) = self.source {
+            let before = inspect::inspect(source)?.as_model("before".to_string());
+            let after = inspect::inspect(&Checkpoint::open(self.out)?)?;
+            page.heading("Size");
+            html::size_plot(&mut page, &[before, after.as_model("after".to_string())]);
+        }
+        page.heading("Layers");
+        html::layer_plots(
+            &mut page,
+            "Error of each layer, 0 for none and 1 for what leaving it out costs",
+            "relative error",
+            &errors(self.layers),
+        );
+        let shares = || self.layers.iter().map(kept);
+        let spread = shares().fold(0.0, f64::max) - shares().fold(1.0, f64::min);
+        if spread > SAME_SHARE {
+            html::layer_plots(
+                &mut page,
+                "Share of the weights of each layer that is kept",
+                "share kept",
+                &by_look(self.layers, "", false, |report| Some(kept(report))),
+            );
+        }
+        html::layer_plots(
+            &mut page,
+            "Time that each layer took to compress",
+            "time (seconds)",
+            &by_look(self.layers, "", false, |report| Some(report.seconds)),
+        );
+        page.table("What became of each layer", &table(self.layers));
+        page.paragraph(
+            "Parameters without biases. The error is ‖W − Ŵ‖ / ‖W‖ in the Frobenius norm, of the \
+             factors as they are stored; that of outputs is ‖(W − Ŵ) x‖ / ‖W x‖, root mean squares \
+             over the samples.",
+        );
+        Ok(page)
+    }
+}
+
+/// The share of its weights that a layer keeps.
+fn kept(report: &LayerReport) -> f64 {
+    report.parameters as f64 / report.dense_parameters as f64
+}
+
+fn facts(out: &Path, layers: &[LayerReport]) -> Vec<(&'static str, String)> {
+    let sum = |of: fn(&LayerReport) -> usize| layers.iter().map(of).sum::<usize>();
+    let (dense, now) = (sum(|it| it.dense_parameters), sum(|it| it.parameters));
+    let seconds: f64 = layers.iter().map(|report| report.seconds).sum();
     let mut facts = vec![
-        ("source", source.dir().display().to_string()),
-        ("written to", arguments.out.display().to_string()),
-        ("layers compressed", reports.len().to_string()),
+        ("written to", out.display().to_string()),
+        ("layers compressed", layers.len().to_string()),
         (
             "kept of their weights",
             format!("{:.3} ({now} of {dense})", now as f64 / dense as f64),
         ),
-        (
-            "mean error",
-            format!("{:.4}", mean(reports, |report| Some(report.relative_error))),
-        ),
         ("time of the layers", format!("{seconds:.1} s")),
-        ("device", device.to_string()),
     ];
-    if let Some(path) = &arguments.calibration {
-        let error = mean(reports, |report| report.output_error);
-        facts.push(("samples", path.display().to_string()));
-        facts.push(("mean error of outputs", format!("{error:.4}")));
+    let errors: [(_, fn(&LayerReport) -> Option<f64>); 2] = [
+        ("mean error", |report| Some(report.relative_error)),
+        ("mean error of outputs", |report| report.output_error),
+    ];
+    for (name, of) in errors {
+        let known: Vec<f64> = layers.iter().filter_map(of).collect();
+        if !known.is_empty() {
+            let mean = known.iter().sum::<f64>() / known.len() as f64;
+            facts.push((name, format!("{mean:.4}")));
+        }
     }
     facts
-}
-
-fn mean(reports: &[LayerReport], of: fn(&LayerReport) -> Option<f64>) -> f64 {
-    reports.iter().filter_map(of).sum::<f64>() / reports.len() as f64
-}
-
-fn kept(report: &LayerReport) -> f64 {
-    report.parameters as f64 / report.dense_parameters as f64
 }
 
 /// Errors of weights, and of outputs where they are known.

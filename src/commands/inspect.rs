@@ -59,6 +59,7 @@ impl Report {
 
 /// Looks at a checkpoint.
 pub fn inspect(checkpoint: &Checkpoint) -> Result<Report, CommandError> {
+    checkpoint.expect_whole()?;
     let layers: Vec<LayerRow> = models::linear_layers(checkpoint)?
         .iter()
         .map(|layer| layer_row(checkpoint, layer))

@@ -13,4 +13,5 @@ pub mod forward;
 pub mod generate;
 pub mod import;
 pub mod inspect;
+pub mod merge;
 pub mod sample;

@@ -17,7 +17,7 @@ impl Size {
     /// Width and height in the units of the drawing, which are about those of its text.
     fn of_drawing(self) -> (f64, f64) {
         match self {
-            Size::Small => (320.0, 220.0),
+            Size::Small => (284.0, 200.0),
             Size::Large => (400.0, 280.0),
         }
     }
