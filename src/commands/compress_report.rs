@@ -17,6 +17,9 @@ const FILE: &str = "report.html";
 /// Layers that keep shares this near to each other are said to keep the same.
 const SAME_SHARE: f64 = 0.02;
 
+/// A number that may be known of a layer.
+type OfLayer = fn(&LayerReport) -> Option<f64>;
+
 /// A directory with compressed layers, and where it comes from.
 pub struct Compressed<'a> {
     pub title: String,
@@ -94,7 +97,7 @@ fn facts(out: &Path, layers: &[LayerReport]) -> Vec<(&'static str, String)> {
         ),
         ("time of the layers", format!("{seconds:.1} s")),
     ];
-    let errors: [(_, fn(&LayerReport) -> Option<f64>); 2] = [
+    let errors: [(_, OfLayer); 2] = [
         ("mean error", |report| Some(report.relative_error)),
         ("mean error of outputs", |report| report.output_error),
     ];
@@ -126,7 +129,7 @@ pub fn by_look<'a>(
     reports: &'a [LayerReport],
     of: &str,
     hollow: bool,
-    value: fn(&LayerReport) -> Option<f64>,
+    value: OfLayer,
 ) -> Vec<LayerSeries<'a>> {
     let mut series: Vec<LayerSeries<'_>> = vec![];
     for report in reports {

@@ -55,7 +55,7 @@ pub struct PointPlot<'a> {
 }
 
 /// Room for the labels around the frame.
-const LEFT: f64 = 58.0;
+const LEFT: f64 = 68.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
 const BELOW: f64 = 44.0;

@@ -9,8 +9,10 @@ use crate::run::{blr, copy_checkpoint, demo_checkpoint, read_json, repository, t
 /// Reads a page and passes it on parsed, after checking that nothing in it lies elsewhere.
 pub fn with_page(path: &Path, check: impl FnOnce(&Page<'_>)) {
     let file = std::fs::read_to_string(path).unwrap();
-    let mut options = ParsingOptions::default();
-    options.allow_dtd = true;
+    let options = ParsingOptions {
+        allow_dtd: true,
+        ..ParsingOptions::default()
+    };
     let document = Document::parse_with_options(&file, options).unwrap();
     let mut ids = vec![];
     for node in document.descendants() {
