@@ -80,7 +80,7 @@ pub struct LayerReport {
     pub weight_checksum: String,
 }
 
-/// Progress of [`compress`].
+/// Progress of [`compress`](crate::compress).
 #[derive(Debug)]
 pub enum CompressEvent<'a> {
     /// The errors that a layer may have are looked at, to choose its rank.
