@@ -64,6 +64,8 @@ pub enum Subcommand {
     Demo(DemoArguments),
     /// Turns a dense checkpoint into one whose linear layers are low-rank, Monarch or BLAST
     Compress(CompressArguments),
+    /// Puts layers that were compressed apart, with compress --part or without, into one checkpoint
+    Merge(MergeArguments),
     /// Measures loss and perplexity of a language model on a text, or accuracy on images
     Eval(EvalArguments),
     /// Continues a prompt
@@ -92,7 +94,8 @@ pub struct DemoArguments {
     /// The text to evaluate on [default: demo/heldout.txt of this repository]
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
-    /// Where compressed checkpoints and the report go; results of an earlier demo are replaced
+    /// Where compressed checkpoints and the report go (report.html, .md and .json); results of an
+    /// earlier demo are replaced
     #[arg(long, value_name = "DIR", default_value = "target/blr-demo")]
     pub out: PathBuf,
     /// Fractions of the parameters of the compressed layers to keep
@@ -107,7 +110,7 @@ pub struct DemoArguments {
 pub struct CompressArguments {
     /// The dense checkpoint: config.json, model.safetensors or shards, tokenizer files
     pub checkpoint: PathBuf,
-    /// The directory to make
+    /// The directory to make; beside the checkpoint it gets a page with tables and plots, report.html
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// The structure: low-rank, monarch or blast
@@ -137,9 +140,13 @@ pub struct CompressArguments {
     /// Writes what each layer becomes as a plan
     #[arg(long, value_name = "FILE")]
     pub plan_out: Option<PathBuf>,
-    /// Goes on with an unfinished run for the same output directory
+    /// Goes on with an unfinished run for the same output directory, or begins one; does nothing to a
+    /// finished one
     #[arg(long, action = ArgAction::SetTrue)]
     pub resume: bool,
+    /// Writes the factors of the chosen layers and no other weights, for blr merge
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub part: bool,
     /// Minimises the error of the layers' outputs on these samples instead of that of their weights: a
     /// text in UTF-8, or a folder with images for a ViT
     #[arg(long, value_name = "PATH")]
@@ -156,6 +163,20 @@ pub struct CompressArguments {
     /// Ends the search for BLAST factors when ten steps lower the error by less than this share of it
     #[arg(long, default_value_t = 1e-3, value_name = "SHARE")]
     pub tolerance: f64,
+}
+
+#[derive(Debug, Args)]
+pub struct MergeArguments {
+    /// What compress wrote for different layers of one checkpoint
+    #[arg(required = true, value_name = "PART")]
+    pub parts: Vec<PathBuf>,
+    /// The checkpoint that the parts were made from; not needed where the first part is a whole
+    /// checkpoint
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+    /// The directory to make
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// How a share of a model's weights is shared out to layers.
@@ -206,6 +227,12 @@ pub struct EvalArguments {
     /// Tokens of a window; each is evaluated on its own [default: the context of the model, up to 2048]
     #[arg(long, value_name = "COUNT")]
     pub window: Option<usize>,
+    /// Writes a page with tables and plots
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+    /// Shows other models on that page as well: what eval --json wrote of them
+    #[arg(long, value_delimiter = ',', value_name = "FILES", requires = "report")]
+    pub beside: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

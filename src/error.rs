@@ -45,6 +45,8 @@ pub enum CommandError {
     },
     #[error("{}: not a report of bench layers: {reason}", path.display())]
     NotBenchReport { path: PathBuf, reason: String },
+    #[error("{}: not a report of eval --json: {reason}", path.display())]
+    NotEvalReport { path: PathBuf, reason: String },
     #[error("{}: no demo checkpoint; run from the repository or pass --checkpoint", path.display())]
     NoDemoCheckpoint { path: PathBuf },
     #[error("--{flag} {found}: expected {expected}")]

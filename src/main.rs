@@ -5,6 +5,7 @@ mod commands;
 mod device;
 mod device_timing;
 mod error;
+mod html;
 mod output;
 mod picture;
 mod roofline;
@@ -32,6 +33,7 @@ fn run(arguments: Arguments) -> Result<(), CommandError> {
     match arguments.subcommand {
         Subcommand::Demo(arguments) => commands::demo::run(&common, &arguments),
         Subcommand::Compress(arguments) => commands::compress::run(&common, &arguments),
+        Subcommand::Merge(arguments) => commands::merge::run(&common, &arguments),
         Subcommand::Eval(arguments) => commands::eval::run(&common, &arguments),
         Subcommand::Generate(arguments) => commands::generate::run(&common, &arguments),
         Subcommand::Classify(arguments) => commands::classify::run(&common, &arguments),

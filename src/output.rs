@@ -48,6 +48,18 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// The same under a temporary name that is always the same, so that what a killed run left there is
+/// replaced by the next one.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
+    let io = |source| CommandError::Io {
+        path: path.to_path_buf(),
+        source,
+    };
+    let unfinished = path.with_added_extension("tmp");
+    std::fs::write(&unfinished, bytes).map_err(io)?;
+    std::fs::rename(&unfinished, path).map_err(io)
+}
+
 /// Temporary files with the permissions of ordinary ones, which they become.
 fn readable() -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
@@ -89,6 +101,13 @@ impl Table {
         }
     }
 
+    /// Adds headings, of which there may be any number.
+    pub fn head(&mut self, headings: impl Iterator<Item = String>) {
+        if let Some(first) = self.rows.first_mut() {
+            first.extend(headings);
+        }
+    }
+
     /// Adds a row.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.cells(cells.into());
@@ -97,6 +116,11 @@ impl Table {
     /// Adds a row whose length is not known beforehand.
     pub fn cells(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
+    }
+
+    /// The rows, that of the headings first.
+    pub fn rows(&self) -> &[Vec<String>] {
+        &self.rows
     }
 
     /// The table with columns padded to their widest cell.

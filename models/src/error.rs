@@ -45,6 +45,13 @@ pub enum ModelError {
         expected: &'static str,
     },
 
+    /// A directory holds some compressed layers and nothing else of a model.
+    #[error("{}: holds only a part of a model's layers; put the parts together with `blr merge`", .path.display())]
+    Part {
+        /// The directory.
+        path: PathBuf,
+    },
+
     /// The operating system refused to open, map or read a file.
     #[error("{}: {source}", .path.display())]
     Io {

@@ -3,15 +3,17 @@
 use std::path::Path;
 
 use burn::tensor::{Device, FloatDType};
+use burn_blr::Structure;
 use models::{
     AnyLanguageModel, Checkpoint, Family, ImagePipeline, Pixels, Plan, Rule, TextTokenizer, Vit,
 };
 use serde::Serialize;
 use training::{
-    BlastOptions, BlastSolver, Calibration, CompressEvent, CompressRequest, LayerReport,
+    BlastOptions, BlastSolver, Calibration, CompressEvent, CompressRequest, LayerReport, Ranks,
     TrainingError,
 };
 
+use super::compress_report::{Compressed, name};
 use super::eval;
 use super::eval_images::IMAGES_AT_ONCE;
 use crate::arguments::{Common, CompressArguments, RankChoice};
@@ -30,7 +32,7 @@ pub fn run(common: &Common, arguments: &CompressArguments) -> Result<(), Command
     let plan = plan(arguments)?;
     let blast = blast_options(arguments)?;
     let source = Checkpoint::open(&arguments.checkpoint)?;
-    if arguments.out.exists() {
+    if arguments.out.exists() && !arguments.resume {
         // Before samples are read and run.
         let path = arguments.out.clone();
         return Err(TrainingError::OutputExists { path }.into());
@@ -40,31 +42,48 @@ pub fn run(common: &Common, arguments: &CompressArguments) -> Result<(), Command
         None => None,
         Some(path) => Some(calibration(&source, path, arguments, &chosen)?),
     };
-    let plan = match arguments.ranks {
-        RankChoice::Uniform => plan,
-        RankChoice::ByError => {
-            let calibration = calibration.as_ref().ok_or_else(|| CommandError::Flag {
-                flag: "ranks",
-                found: "by-error".to_string(),
-                expected: "--calibration with it".to_string(),
-            })?;
-            spread_ranks(&source, &plan, calibration, &chosen.device)?
-        }
-    };
+    if arguments.ranks == RankChoice::ByError && calibration.is_none() {
+        return Err(CommandError::Flag {
+            flag: "ranks",
+            found: "by-error".to_string(),
+            expected: "--calibration with it".to_string(),
+        });
+    }
     let request = CompressRequest {
         source: &source,
         out: &arguments.out,
         plan: &plan,
+        ranks: match arguments.ranks {
+            RankChoice::Uniform => Ranks::Planned,
+            RankChoice::ByError => Ranks::ByError,
+        },
         blast,
         device: &chosen.device,
         resume: arguments.resume,
+        part: arguments.part,
     };
     let reports = compress_with_progress(&request, calibration)?;
     if let Some(path) = &arguments.plan_out {
-        let layers = plan.resolve(&models::linear_layers(&source)?)?;
-        let text = Plan::of_layers(&layers).to_toml()?;
-        output::write_file(path, text.as_bytes())?;
+        output::write_file(
+            path,
+            plan_of(&source, &arguments.out)?.to_toml()?.as_bytes(),
+        )?;
     }
+    let mut facts = vec![
+        ("source", source.dir().display().to_string()),
+        ("device", chosen.name.clone()),
+    ];
+    if let Some(path) = &arguments.calibration {
+        facts.push(("samples", path.display().to_string()));
+    }
+    let compressed = Compressed {
+        title: format!("Compression of {}", name(source.dir())),
+        facts,
+        source: (!arguments.part).then_some(&source),
+        out: &arguments.out,
+        layers: &reports,
+    };
+    compressed.write()?;
     output::print(table(&reports).text());
     output::line(format_args!("written to {}", arguments.out.display()));
     let report = Report {
@@ -113,22 +132,22 @@ fn calibration(
     }
 }
 
-/// The plan with ranks by error, with a bar over the layers.
-fn spread_ranks(
-    source: &Checkpoint,
-    plan: &Plan,
-    calibration: &Calibration,
-    device: &Device,
-) -> Result<Plan, CommandError> {
-    let bar = output::progress(0);
-    bar.set_message("error of each layer at every rank");
-    let mut on_layer = |index, count| {
-        bar.set_length(count as u64);
-        bar.set_position(index as u64);
+/// The plan that makes of the dense layers of `source` what they are in `out`.
+fn plan_of(source: &Checkpoint, out: &Path) -> Result<Plan, CommandError> {
+    let before = models::linear_layers(source)?;
+    let was_compressed = |name: &str| {
+        let mut before = before.iter();
+        before.any(|layer| layer.name == name && layer.structure != Structure::Dense)
     };
-    let spread = training::spread_ranks(source, plan, calibration, device, &mut on_layer)?;
-    bar.finish_and_clear();
-    Ok(spread)
+    let layers: Vec<_> = models::linear_layers(&Checkpoint::open(out)?)?
+        .into_iter()
+        .filter(|layer| !was_compressed(&layer.name))
+        .map(|layer| {
+            let structure = layer.structure;
+            (layer, structure)
+        })
+        .collect();
+    Ok(Plan::of_layers(&layers))
 }
 
 /// Compresses with a bar over the layers.
@@ -139,6 +158,11 @@ pub fn compress_with_progress(
     let bar = output::progress(0);
     let mut current = String::new();
     let reports = training::compress(request, calibration, &mut |event| match event {
+        CompressEvent::Rank { index, count } => {
+            bar.set_length(count as u64);
+            bar.set_position(index as u64);
+            bar.set_message("error of each layer at every rank");
+        }
         CompressEvent::Layer {
             index,
             count,
@@ -164,7 +188,7 @@ pub fn compress_with_progress(
 }
 
 /// A table of what became of each layer.
-fn table(reports: &[LayerReport]) -> Table {
+pub fn table(reports: &[LayerReport]) -> Table {
     let mut table = Table::new([
         "layer",
         "structure",
@@ -254,8 +278,10 @@ pub fn request<'a>(
         source,
         out,
         plan,
+        ranks: Ranks::Planned,
         blast: BlastOptions::default(),
         device,
         resume: false,
+        part: false,
     }
 }

@@ -8,44 +8,62 @@ use models::{Checkpoint, GenerateOptions, Plan, TextTokenizer};
 use serde::Serialize;
 use training::LayerReport;
 
-use super::{compress, eval, inspect};
+use super::{bench, compress, demo_report, eval, inspect};
 use crate::arguments::{Common, DemoArguments};
 use crate::device::ChosenDevice;
 use crate::error::CommandError;
-use crate::output::{self, Table};
+use crate::html;
+use crate::output;
 
 /// Tokens of each sample text.
 const SAMPLE_TOKENS: usize = 48;
 
+/// Token counts that layers are timed at: what generating takes, and what evaluating takes.
+const TIMED_TOKENS: [usize; 2] = [1, 2048];
+
 #[derive(Serialize)]
-struct Report {
-    device: String,
-    dtype: &'static str,
-    rows: Vec<Row>,
-    blast_is_best_on_every_layer: bool,
+pub struct Report {
+    pub device: String,
+    pub dtype: &'static str,
+    pub rows: Vec<Row>,
+    pub blast_is_best_on_every_layer: bool,
 }
 
 /// One model: dense, or compressed one way.
 #[derive(Serialize)]
-struct Row {
-    method: String,
-    keep: f64,
+pub struct Row {
+    pub method: String,
+    pub keep: f64,
     /// Of the whole model.
-    parameters: usize,
+    pub parameters: usize,
     /// Of the weights on disk.
-    bytes: usize,
+    pub bytes: usize,
+    /// Of those, what is not linear layers.
+    pub other_bytes: usize,
     /// Over the compressed layers, where there are any.
-    mean_relative_error: Option<f64>,
-    loss: f64,
-    perplexity: f64,
-    tokens: usize,
+    pub mean_relative_error: Option<f64>,
+    pub loss: f64,
+    pub perplexity: f64,
+    pub tokens: usize,
     /// Of the evaluation, whole windows at a time.
-    eval_tokens_per_second: f64,
+    pub eval_tokens_per_second: f64,
     /// Of generation, one token at a time.
-    generate_tokens_per_second: f64,
-    sample: String,
-    compress_seconds: Option<f64>,
-    layers: Vec<LayerReport>,
+    pub generate_tokens_per_second: f64,
+    pub sample: String,
+    pub compress_seconds: Option<f64>,
+    /// Of the layers of one block.
+    pub layer_times: Vec<LayerTime>,
+    pub layers: Vec<LayerReport>,
+}
+
+/// How long a layer takes.
+#[derive(Serialize)]
+pub struct LayerTime {
+    pub layer: String,
+    pub structure: String,
+    pub tokens: usize,
+    /// Of one pass with random weights, which few enough passes share that caches may hold them.
+    pub median_us: f64,
 }
 
 pub fn run(common: &Common, arguments: &DemoArguments) -> Result<(), CommandError> {
@@ -108,9 +126,9 @@ pub fn run(common: &Common, arguments: &DemoArguments) -> Result<(), CommandErro
         blast_is_best_on_every_layer: blast_is_best(&rows, &arguments.keep),
         rows,
     };
-    let text = describe(&report);
+    let text = demo_report::describe(&report);
     output::print(format_args!("\n{text}"));
-    write_reports(&report, &text, &arguments.out)?;
+    demo_report::write(&report, &text, &arguments.out)?;
     output::write_json(common.json.as_deref(), &report)
 }
 
@@ -154,14 +172,15 @@ impl Measure<'_> {
         let loss = eval::loss_with_progress(&model, self.tokens, None)?;
         let eval_seconds = started.elapsed().as_secs_f64();
 
-        let (parameters, bytes) = inspect::totals(checkpoint);
+        let held = inspect::inspect(checkpoint)?;
         let errors: f64 = layers.iter().map(|layer| layer.relative_error).sum();
         let compressed = !layers.is_empty();
         Ok(Row {
             method: method.to_string(),
             keep,
-            parameters,
-            bytes,
+            parameters: held.parameters,
+            bytes: held.bytes,
+            other_bytes: held.other_bytes,
             mean_relative_error: compressed.then(|| errors / layers.len() as f64),
             loss: loss.loss(),
             perplexity: loss.perplexity(),
@@ -170,8 +189,32 @@ impl Measure<'_> {
             generate_tokens_per_second: generated.tokens.len() as f64 / generate_seconds,
             sample: self.tokenizer.decode(&generated.tokens)?,
             compress_seconds,
+            layer_times: self.layer_times(checkpoint)?,
             layers,
         })
+    }
+
+    /// Times the layers of the first block.
+    fn layer_times(&self, checkpoint: &Checkpoint) -> Result<Vec<LayerTime>, CommandError> {
+        let mut times = vec![];
+        let mut kinds = vec![];
+        for layer in models::linear_layers(checkpoint)? {
+            let (kind, _) = html::kind_and_block(&layer.name);
+            if kinds.contains(&kind) {
+                continue;
+            }
+            kinds.push(kind);
+            let widths = (layer.in_features, layer.out_features);
+            for tokens in TIMED_TOKENS {
+                times.push(LayerTime {
+                    layer: layer.name.clone(),
+                    structure: layer.structure.to_string(),
+                    tokens,
+                    median_us: bench::layer_us(layer.structure, widths, tokens, self.chosen)?,
+                });
+            }
+        }
+        Ok(times)
     }
 }
 
@@ -192,74 +235,6 @@ fn blast_is_best(rows: &[Row], keeps: &[f64]) -> bool {
                 })
         })
     })
-}
-
-fn summary(report: &Report) -> Table {
-    let mut table = Table::new([
-        "method",
-        "keep",
-        "parameters",
-        "bytes",
-        "mean error",
-        "perplexity",
-        "eval tok/s",
-        "generate tok/s",
-        "compress s",
-    ]);
-    for row in &report.rows {
-        table.row([
-            row.method.clone(),
-            row.keep.to_string(),
-            row.parameters.to_string(),
-            output::bytes(row.bytes),
-            row.mean_relative_error
-                .map_or_else(String::new, |error| format!("{error:.4}")),
-            format!("{:.3}", row.perplexity),
-            format!("{:.0}", row.eval_tokens_per_second),
-            format!("{:.0}", row.generate_tokens_per_second),
-            row.compress_seconds
-                .map_or_else(String::new, |seconds| format!("{seconds:.1}")),
-        ]);
-    }
-    table
-}
-
-fn describe(report: &Report) -> String {
-    let mut text = summary(report).text();
-    text.push_str(
-        "\nkeep: share of the parameters of the compressed layers. No fine-tuning was done.\n",
-    );
-    text.push_str(match report.blast_is_best_on_every_layer {
-        true => "BLAST has the lowest error of the three on every layer.\n",
-        false => "BLAST does not have the lowest error of the three on every layer.\n",
-    });
-    for row in &report.rows {
-        let sample = row.sample.replace('\n', " ");
-        text.push_str(&format!(
-            "\n{} {}: {}\n",
-            row.method,
-            row.keep,
-            sample.trim()
-        ));
-    }
-    text
-}
-
-fn write_reports(report: &Report, text: &str, out: &Path) -> Result<(), CommandError> {
-    let samples = text.split_once("\nkeep:").map_or("", |(_, rest)| rest);
-    let markdown = format!(
-        "# Demo on {} ({})\n\n{}\nkeep:{samples}",
-        report.device,
-        report.dtype,
-        summary(report).markdown()
-    );
-    output::write_file(&out.join("report.md"), markdown.as_bytes())?;
-    output::write_json(Some(&out.join("report.json")), report)?;
-    output::line(format_args!(
-        "\nReport and compressed checkpoints are in {}",
-        out.display()
-    ));
-    Ok(())
 }
 
 /// Removes what an earlier demo left under a name that only the demo gives.

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use models::{AnyLanguageModel, Checkpoint, Family, LanguageModel, TextLoss, TextTokenizer};
-use serde::Serialize;
 
 use super::eval_images;
+use super::eval_report::{Evaluated, Quality};
 use crate::arguments::{Common, EvalArguments};
 use crate::device::ChosenDevice;
 use crate::error::CommandError;
@@ -21,19 +21,10 @@ const TOKENS_AT_ONCE: usize = 8192;
 /// of every token with every other fit into no memory; perplexities are published for 2048.
 pub const LONGEST_WINDOW: usize = 2048;
 
-#[derive(Serialize)]
-struct Report<'a> {
-    loss: f64,
-    perplexity: f64,
-    tokens: usize,
-    window: usize,
-    seconds: f64,
-    device: &'a str,
-    dtype: &'a str,
-}
-
 pub fn run(common: &Common, arguments: &EvalArguments) -> Result<(), CommandError> {
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
+    // What cannot be read shows before the model runs.
+    Evaluated::beside(arguments, checkpoint.family() == Family::Vit)?;
     match checkpoint.family() {
         Family::Vit => eval_images::run(common, arguments, &checkpoint),
         _ => eval_text(common, arguments, &checkpoint),
@@ -60,20 +51,22 @@ fn eval_text(
     let tokens = tokenizer.encode(&text)?;
     let started = Instant::now();
     let measured = loss_with_progress(&model, &tokens, arguments.window)?;
-    let report = Report {
+    let seconds = started.elapsed().as_secs_f64();
+    output::line(format_args!(
+        "loss {:.4} nats a token, perplexity {:.3}, {} tokens in {seconds:.1} s on {}",
+        measured.loss(),
+        measured.perplexity(),
+        measured.tokens,
+        chosen.name
+    ));
+    let quality = Quality::Text {
         loss: measured.loss(),
         perplexity: measured.perplexity(),
         tokens: measured.tokens,
         window: window_length(&model, arguments.window),
-        seconds: started.elapsed().as_secs_f64(),
-        device: &chosen.name,
-        dtype: common.dtype.as_str(),
     };
-    output::line(format_args!(
-        "loss {:.4} nats a token, perplexity {:.3}, {} tokens in {:.1} s on {}",
-        report.loss, report.perplexity, report.tokens, report.seconds, report.device
-    ));
-    output::write_json(common.json.as_deref(), &report)
+    Evaluated::new(common, arguments, checkpoint, &chosen, quality, seconds)?
+        .write(common, arguments)
 }
 
 /// The loss with a bar over the windows of the text.

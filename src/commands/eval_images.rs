@@ -3,24 +3,14 @@
 use std::time::Instant;
 
 use models::{Checkpoint, ImagePipeline, Labels, Vit};
-use serde::Serialize;
 
+use super::eval_report::{Evaluated, Quality};
 use crate::arguments::{Common, EvalArguments};
 use crate::error::CommandError;
 use crate::output;
 
 /// Images that go through the model at once; bounds the memory of activations.
 pub const IMAGES_AT_ONCE: usize = 32;
-
-#[derive(Serialize)]
-struct Report<'a> {
-    accuracy: f64,
-    images: usize,
-    correct: usize,
-    seconds: f64,
-    device: &'a str,
-    dtype: &'a str,
-}
 
 pub fn run(
     common: &Common,
@@ -46,17 +36,19 @@ pub fn run(
         bar.set_position(done as u64);
     })?;
     bar.finish_and_clear();
-    let report = Report {
+    let seconds = started.elapsed().as_secs_f64();
+    output::line(format_args!(
+        "accuracy {:.4}, {} of {} images in {seconds:.1} s on {}",
+        measured.share(),
+        measured.correct,
+        measured.images,
+        chosen.name
+    ));
+    let quality = Quality::Images {
         accuracy: measured.share(),
         images: measured.images,
         correct: measured.correct,
-        seconds: started.elapsed().as_secs_f64(),
-        device: &chosen.name,
-        dtype: common.dtype.as_str(),
     };
-    output::line(format_args!(
-        "accuracy {:.4}, {} of {} images in {:.1} s on {}",
-        report.accuracy, report.correct, report.images, report.seconds, report.device
-    ));
-    output::write_json(common.json.as_deref(), &report)
+    Evaluated::new(common, arguments, checkpoint, &chosen, quality, seconds)?
+        .write(common, arguments)
 }

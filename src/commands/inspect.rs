@@ -1,35 +1,38 @@
 //! `blr inspect`.
 
 use models::{Checkpoint, LinearLayer};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::arguments::{Common, InspectArguments};
 use crate::error::CommandError;
+use crate::html::{self, Look};
 use crate::output::{self, Table};
 
-#[derive(Serialize)]
-struct Report {
-    family: &'static str,
-    layers: Vec<LayerRow>,
+/// What a checkpoint holds.
+#[derive(Serialize, Deserialize)]
+pub struct Report {
+    family: String,
+    pub layers: Vec<LayerRow>,
     other_parameters: usize,
-    other_bytes: usize,
-    parameters: usize,
-    bytes: usize,
-    dense_parameters: usize,
-    dense_bytes: usize,
+    pub other_bytes: usize,
+    pub parameters: usize,
+    pub bytes: usize,
+    pub dense_parameters: usize,
+    pub dense_bytes: usize,
 }
 
-#[derive(Serialize)]
-struct LayerRow {
-    layer: String,
-    structure: String,
+/// One linear layer of it.
+#[derive(Serialize, Deserialize)]
+pub struct LayerRow {
+    pub layer: String,
+    pub structure: String,
     in_features: usize,
     out_features: usize,
-    dense_parameters: usize,
-    parameters: usize,
+    pub dense_parameters: usize,
+    pub parameters: usize,
     dense_bytes: usize,
     bytes: usize,
-    relative_error: Option<f64>,
+    pub relative_error: Option<f64>,
 }
 
 pub fn run(common: &Common, arguments: &InspectArguments) -> Result<(), CommandError> {
@@ -39,7 +42,24 @@ pub fn run(common: &Common, arguments: &InspectArguments) -> Result<(), CommandE
     output::write_json(common.json.as_deref(), &report)
 }
 
-fn inspect(checkpoint: &Checkpoint) -> Result<Report, CommandError> {
+impl Report {
+    /// The model as plots show it.
+    pub fn as_model(&self, name: String) -> html::Model {
+        let looks = self.layers.iter();
+        let looks = looks.map(|row| Look::of_structure(&row.structure));
+        html::Model {
+            name,
+            look: Look::of_all(looks),
+            parameters: self.parameters,
+            layer_bytes: self.bytes - self.other_bytes,
+            other_bytes: self.other_bytes,
+        }
+    }
+}
+
+/// Looks at a checkpoint.
+pub fn inspect(checkpoint: &Checkpoint) -> Result<Report, CommandError> {
+    checkpoint.expect_whole()?;
     let layers: Vec<LayerRow> = models::linear_layers(checkpoint)?
         .iter()
         .map(|layer| layer_row(checkpoint, layer))
@@ -50,7 +70,7 @@ fn inspect(checkpoint: &Checkpoint) -> Result<Report, CommandError> {
     let other_parameters = parameters - layer_parameters;
     let other_bytes = bytes - layer_bytes;
     Ok(Report {
-        family: checkpoint.family().model_type(),
+        family: checkpoint.family().model_type().to_string(),
         other_parameters,
         other_bytes,
         parameters,

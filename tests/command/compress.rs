@@ -1,9 +1,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use crate::run::{blr, command, copy_checkpoint, demo_checkpoint, read_json, repository, text};
+use crate::run::{
+    assert_same_files, blr, copy_checkpoint, demo_checkpoint, read_json, repository, text,
+    text_file,
+};
 use crate::safetensors_by_hand::{dense, read};
 
 /// Compresses one block of the demo checkpoint.
@@ -262,124 +264,6 @@ fn shards_stay_shards_with_the_same_tensors() {
         "2",
     ])
     .expect_success();
-}
-
-/// The first characters of the demo's text.
-fn text_file(folder: &Path, name: &str, from: usize, count: usize) -> PathBuf {
-    let heldout = std::fs::read_to_string(repository().join("demo/heldout.txt")).unwrap();
-    let path = folder.join(name);
-    let part: String = heldout.chars().skip(from).take(count).collect();
-    std::fs::write(&path, part).unwrap();
-    path
-}
-
-#[test]
-fn a_killed_run_goes_on_where_it_was_and_gives_the_same_bytes() {
-    goes_on_after_a_kill(&[]);
-}
-
-#[test]
-fn a_killed_run_with_samples_goes_on_behind_the_layers_that_are_done() {
-    let folder = tempfile::tempdir().unwrap();
-    let samples = text_file(folder.path(), "samples.txt", 0, 12_000);
-    goes_on_after_a_kill(&["--calibration", text(&samples)]);
-}
-
-fn goes_on_after_a_kill(flags: &[&str]) {
-    let folder = tempfile::tempdir().unwrap();
-    let checkpoint = demo_checkpoint();
-    let compress = |out: &Path, extra: &[&str]| {
-        let mut arguments = vec![
-            "compress",
-            text(&checkpoint),
-            "--method",
-            "blast",
-            "--keep",
-            "0.3",
-            "--steps",
-            "12",
-            "--tolerance",
-            "0",
-            "--layers",
-            r"attn\.c_attn",
-            "--out",
-        ];
-        arguments.push(text(out));
-        arguments.extend(flags);
-        arguments.extend(extra);
-        command(&arguments)
-    };
-    let whole = folder.path().join("whole");
-    assert!(compress(&whole, &[]).output().unwrap().status.success());
-
-    let out = folder.path().join("killed");
-    let work = folder.path().join("killed.partial/.blr-run");
-    let mut child = compress(&out, &[]).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(300);
-    while !work.join("00000.safetensors").exists() {
-        assert!(Instant::now() < deadline, "no layer was finished");
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "the run ended before it could be killed"
-        );
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!out.exists(), "half a checkpoint is there");
-    let first = std::fs::metadata(work.join("00000.safetensors"))
-        .unwrap()
-        .modified()
-        .unwrap();
-
-    // Without --resume, and with other settings, nothing is touched.
-    let finished = compress(&out, &[]).output().unwrap();
-    assert_eq!(finished.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&finished.stderr).contains("--resume"));
-    let other = compress(&out, &["--resume", "--device", "cpu", "--steps", "13"]);
-    let finished = output_of(other);
-    assert_eq!(finished.0, Some(2), "{}", finished.1);
-    let kept = std::fs::metadata(work.join("00000.safetensors"))
-        .unwrap()
-        .modified()
-        .unwrap();
-    assert_eq!(kept, first, "a finished layer was computed again");
-
-    assert!(
-        compress(&out, &["--resume"])
-            .output()
-            .unwrap()
-            .status
-            .success()
-    );
-    assert_same_files(&whole, &out);
-}
-
-fn output_of(mut command: Command) -> (Option<i32>, String) {
-    let output = command.output().unwrap();
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&output.stderr).into_owned(),
-    )
-}
-
-fn assert_same_files(one: &Path, other: &Path) {
-    let names = |folder: &Path| {
-        let mut names: Vec<_> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        names.sort();
-        names
-    };
-    assert_eq!(names(one), names(other));
-    for name in names(one) {
-        let (one, other) = (one.join(&name), other.join(&name));
-        assert!(
-            std::fs::read(&one).unwrap() == std::fs::read(&other).unwrap(),
-            "{name:?} differs"
-        );
-    }
 }
 
 #[test]

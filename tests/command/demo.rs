@@ -1,3 +1,4 @@
+use crate::report::with_page;
 use crate::run::{blr, read_json, repository, text};
 
 #[test]
@@ -50,4 +51,23 @@ fn the_demo_compresses_three_ways_and_blast_is_nearest_on_every_layer() {
     }
     let markdown = std::fs::read_to_string(out.join("report.md")).unwrap();
     assert!(markdown.contains("| method | keep |"), "{markdown}");
+    with_page(&out.join("report.html"), |page| {
+        for row in rows {
+            let (method, keep) = of(row);
+            let cells = page.row(&[&method, &keep.to_string()]);
+            assert_eq!(cells[2], row["parameters"].to_string());
+            assert_eq!(
+                cells[5],
+                format!("{:.3}", row["perplexity"].as_f64().unwrap())
+            );
+            assert_eq!(row["layer_times"].as_array().unwrap().len(), 8);
+        }
+        for (place, layer) in rows[3]["layers"].as_array().unwrap().iter().enumerate() {
+            let cells = page.row(&[layer["layer"].as_str().unwrap()]);
+            for (cell, row) in cells[1..].iter().zip(&rows[1..]) {
+                let error = row["layers"][place]["relative_error"].as_f64().unwrap();
+                assert_eq!(*cell, format!("{error:.4}"));
+            }
+        }
+    });
 }

@@ -121,3 +121,38 @@ pub fn copy_checkpoint(from: &Path, to: &Path) {
         std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
     }
 }
+
+/// A file with some characters of the demo's text.
+pub fn text_file(folder: &Path, name: &str, from: usize, count: usize) -> PathBuf {
+    let heldout = std::fs::read_to_string(repository().join("demo/heldout.txt")).unwrap();
+    let path = folder.join(name);
+    let part: String = heldout.chars().skip(from).take(count).collect();
+    std::fs::write(&path, part).unwrap();
+    path
+}
+
+/// Files that state times, which differ from run to run.
+const TIMED: [&str; 2] = ["report.html", "report.json"];
+
+/// Fails unless the same files lie in both folders, with the same bytes but for times.
+pub fn assert_same_files(one: &Path, other: &Path) {
+    let names = |folder: &Path| {
+        let mut names: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(one), names(other));
+    for name in names(one) {
+        if TIMED.iter().any(|&timed| name == timed) {
+            continue;
+        }
+        let (one, other) = (one.join(&name), other.join(&name));
+        assert!(
+            std::fs::read(&one).unwrap() == std::fs::read(&other).unwrap(),
+            "{name:?} differs"
+        );
+    }
+}

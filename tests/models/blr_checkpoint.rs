@@ -140,6 +140,7 @@ fn a_replaced_layer_is_listed_with_its_structure(#[case] structure: Structure) {
 #[test]
 fn the_section_is_written_as_it_is_documented() {
     let section = BlrSection {
+        part: false,
         version: 1,
         layers: [
             (

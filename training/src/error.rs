@@ -56,11 +56,68 @@ pub enum TrainingError {
     },
     /// A file of an unfinished run cannot be read back.
     #[error("{}: {reason}; remove it to compute that layer again", path.display())]
-    BrokenPart {
+    BrokenLayer {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A directory's record of how it was made cannot be read.
+    #[error("{}: {reason}; expected what `blr compress` writes", path.display())]
+    BrokenRecord {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nothing of what should be merged has a compressed layer.
+    #[error("nothing to merge; expected directories that `blr compress` made")]
+    NothingToMerge,
+    /// A part is of another model than the source.
+    #[error(
+        "{}: `{key}` is {found}, in {} it is {expected}; expected parts of one model",
+        path.display(),
+        base.display()
+    )]
+    OtherModel {
+        /// The configuration of the part.
+        path: PathBuf,
+        /// The first key that differs.
+        key: String,
+        /// Its value in the part.
+        found: String,
+        /// Its value in the source.
+        expected: String,
+        /// The configuration of the source.
+        base: PathBuf,
+    },
+    /// A layer was made from another weight than the source has.
+    #[error(
+        "{}: layer `{layer}` was made from another weight than {} has",
+        path.display(),
+        base.display()
+    )]
+    OtherWeight {
+        /// The part.
+        path: PathBuf,
+        /// The layer.
+        layer: String,
+        /// The source.
+        base: PathBuf,
+    },
+    /// Two parts do not agree.
+    #[error(
+        "{what} is compressed differently in {} and {}; leave one of the two out",
+        first.display(),
+        second.display()
+    )]
+    Contradiction {
+        /// The layer or tensor.
+        what: String,
+        /// One of the directories.
+        first: PathBuf,
+        /// The other one.
+        second: PathBuf,
     },
     /// A calibration without anything to run the model on.
     #[error("nothing to calibrate with; expected at least one image")]

@@ -23,6 +23,9 @@ pub const BLR_VERSION: u32 = 1;
 pub struct BlrSection {
     /// Version of the section, [`BLR_VERSION`].
     pub version: u32,
+    /// Whether the directory holds the factors of the replaced layers and no other weights.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub part: bool,
     /// The replaced layers, by the name `P` whose dense weight would be `P.weight`.
     pub layers: BTreeMap<String, BlrLayer>,
 }
@@ -31,6 +34,7 @@ impl Default for BlrSection {
     fn default() -> Self {
         Self {
             version: BLR_VERSION,
+            part: false,
             layers: BTreeMap::new(),
         }
     }
@@ -135,8 +139,18 @@ impl BlrSection {
                 Ok((name.clone(), layer))
             })
             .collect::<Result<_, ModelError>>()?;
+        let part = match section.get("part") {
+            None => false,
+            Some(part) => part.as_bool().ok_or_else(|| ModelError::InvalidKey {
+                path: path.to_path_buf(),
+                key: String::from("blr.part"),
+                found: part.to_string(),
+                expected: String::from("true or false"),
+            })?,
+        };
         Ok(Self {
             version: BLR_VERSION,
+            part,
             layers,
         })
     }

@@ -2,15 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
-use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{BlrSection, Family, WeightFile};
+use super::{BlrSection, Entry, Family, WeightFile};
 use crate::ModelError;
 
 const CONFIG: &str = "config.json";
@@ -38,31 +35,8 @@ pub struct Checkpoint {
 pub(crate) struct StoredTensors {
     dir: PathBuf,
     files: Vec<WeightFile>,
-    places: BTreeMap<String, Place>,
-}
-
-/// Where a tensor is.
-#[derive(Debug)]
-struct Place {
-    file: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    range: Range<usize>,
-}
-
-/// A tensor of a checkpoint, as it is stored.
-#[derive(Debug, Clone, Copy)]
-pub struct Entry<'a> {
-    /// The file that holds it.
-    pub path: &'a Path,
-    /// Its name.
-    pub name: &'a str,
-    /// Its element type.
-    pub dtype: Dtype,
-    /// Its shape.
-    pub shape: &'a [usize],
-    /// Its elements, row-major and little-endian.
-    pub bytes: &'a [u8],
+    /// Which of the files holds a tensor.
+    places: BTreeMap<String, usize>,
 }
 
 /// `model.safetensors.index.json`, as far as it is needed.
@@ -143,6 +117,20 @@ impl Checkpoint {
         }
     }
 
+    /// Checks that the checkpoint has all weights of its model, not only those of some layers.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::Part`] if it is a part of one.
+    pub fn expect_whole(&self) -> Result<(), ModelError> {
+        match self.blr.part {
+            false => Ok(()),
+            true => Err(ModelError::Part {
+                path: self.dir().to_path_buf(),
+            }),
+        }
+    }
+
     /// The error for a model of which something else was `expected`.
     pub(crate) fn wrong_family(&self, expected: &'static str) -> ModelError {
         ModelError::WrongFamily {
@@ -213,66 +201,8 @@ impl StoredTensors {
 
     /// The tensor `name` as it is stored, `None` if there is none.
     pub(crate) fn entry(&self, name: &str) -> Option<Entry<'_>> {
-        let (name, place) = self.places.get_key_value(name)?;
-        let file = self.files.get(place.file)?;
-        Some(Entry {
-            path: file.path(),
-            name,
-            dtype: place.dtype,
-            shape: &place.shape,
-            bytes: file.bytes(place.range.clone()),
-        })
-    }
-}
-
-impl Entry<'_> {
-    /// The elements, row-major, widened to `f32`.
-    ///
-    /// # Errors
-    ///
-    /// [`ModelError::TensorDtype`] if the tensor is not `F32`, `F16` or `BF16`;
-    /// [`ModelError::NonFiniteWeight`] if an element is infinite or not a number.
-    pub fn floats(&self) -> Result<Vec<f32>, ModelError> {
-        let values: Vec<f32> = match self.dtype {
-            Dtype::F32 => self.elements(f32::from_le_bytes),
-            Dtype::F16 => self.elements(|bytes| f16::from_le_bytes(bytes).to_f32()),
-            Dtype::BF16 => self.elements(|bytes| bf16::from_le_bytes(bytes).to_f32()),
-            found => {
-                return Err(ModelError::TensorDtype {
-                    path: self.path.to_path_buf(),
-                    tensor: self.name.to_string(),
-                    found,
-                });
-            }
-        };
-        self.check_below(&values, f32::MAX, "f32")?;
-        Ok(values)
-    }
-
-    /// Checks that every value is a number of absolute value at most `max`, which is below infinity.
-    pub(crate) fn check_below<E: Copy + Into<f32>>(
-        &self,
-        values: &[E],
-        max: f32,
-        dtype: &'static str,
-    ) -> Result<(), ModelError> {
-        let in_range = |&value: &E| value.into().abs() <= max; // false for NaN
-        match values.iter().position(|value| !in_range(value)) {
-            None => Ok(()),
-            Some(index) => Err(ModelError::NonFiniteWeight {
-                path: self.path.to_path_buf(),
-                tensor: self.name.to_string(),
-                index,
-                value: values.get(index).map_or(f32::NAN, |&value| value.into()),
-                dtype,
-            }),
-        }
-    }
-
-    /// The elements of `N` bytes, row-major.
-    pub(crate) fn elements<const N: usize, E>(&self, element: impl Fn([u8; N]) -> E) -> Vec<E> {
-        let (chunks, _) = self.bytes.as_chunks::<N>();
-        chunks.iter().map(|chunk| element(*chunk)).collect()
+        let (name, &file) = self.places.get_key_value(name)?;
+        self.files.get(file)?.entry(name)
     }
 }
 
@@ -338,25 +268,19 @@ fn open_weights(dir: &Path) -> Result<Vec<WeightFile>, ModelError> {
     Ok(files.into_values().collect())
 }
 
-/// Finds every tensor of `files`.
-fn locate(files: &[WeightFile]) -> Result<BTreeMap<String, Place>, ModelError> {
-    let mut places: BTreeMap<String, Place> = BTreeMap::new();
+/// Which of `files` holds each tensor.
+fn locate(files: &[WeightFile]) -> Result<BTreeMap<String, usize>, ModelError> {
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
     for (index, file) in files.iter().enumerate() {
-        for (name, info) in file.tensors() {
-            let place = Place {
-                file: index,
-                dtype: info.dtype,
-                shape: info.shape,
-                range: info.data_offsets.0..info.data_offsets.1,
-            };
-            if let Some(first) = places.get(&name).and_then(|first| files.get(first.file)) {
+        for name in file.names() {
+            if let Some(first) = places.get(&name).and_then(|&first| files.get(first)) {
                 return Err(ModelError::DuplicateTensor {
                     tensor: name,
                     first: first.path().to_path_buf(),
                     second: file.path().to_path_buf(),
                 });
             }
-            places.insert(name, place);
+            places.insert(name, index);
         }
     }
     Ok(places)

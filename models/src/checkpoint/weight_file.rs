@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, SafeTensors};
 
+use super::Entry;
 use crate::ModelError;
 
 /// A safetensors file, mapped into memory, whose header was checked against its length.
@@ -72,25 +73,57 @@ impl WeightFile {
         self.map.is_empty()
     }
 
+    /// What its header says besides the tensors, under `key`.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        let metadata = self.metadata.metadata().as_ref()?;
+        metadata.get(key).map(String::as_str)
+    }
+
+    /// The tensor `name` as it is stored, `None` if there is none.
+    pub fn entry<'a>(&'a self, name: &'a str) -> Option<Entry<'a>> {
+        let info = self.metadata.info(name)?;
+        Some(Entry {
+            path: &self.path,
+            name,
+            dtype: info.dtype,
+            shape: &info.shape,
+            bytes: self.bytes(info.data_offsets.0..info.data_offsets.1),
+            file: self,
+        })
+    }
+
     /// Whether the file holds a tensor `name`.
     pub(crate) fn holds(&self, name: &str) -> bool {
         self.metadata.info(name).is_some()
     }
 
-    /// The tensors of the file, with dtype, shape and place.
-    pub(crate) fn tensors(&self) -> Vec<(String, TensorInfo)> {
-        self.metadata
-            .tensors()
-            .into_iter()
-            .map(|(name, info)| (name, info.clone()))
-            .collect()
+    /// The names of the tensors, in the order in which they lie in the file.
+    pub fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
     }
 
     /// The bytes at `range`, counted from the end of the header.
-    pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
+    fn bytes(&self, range: Range<usize>) -> &[u8] {
         // The header check bounds every range by the length of the file, so `get` never fails.
         self.map
             .get(self.data_start + range.start..self.data_start + range.end)
             .unwrap_or_default()
+    }
+
+    /// Tells the system that `bytes` of this file are not needed for now, so that they stop counting
+    /// to the memory of this process. Only a hint: it may be refused.
+    pub(super) fn forget(&self, bytes: &[u8]) {
+        #[cfg(unix)]
+        {
+            let start = (bytes.as_ptr() as usize).wrapping_sub(self.map.as_ptr() as usize);
+            if start < self.map.len() {
+                let advice = memmap2::UncheckedAdvice::DontNeed;
+                // SAFETY: the map is of a file and never written to, so that pages which are given
+                // back come from the file again, with what is in them now.
+                let _ = unsafe { self.map.unchecked_advise_range(advice, start, bytes.len()) };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = bytes;
     }
 }

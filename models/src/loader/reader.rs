@@ -28,6 +28,7 @@ impl<'a> WeightReader<'a> {
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, ModelError> {
+        checkpoint.expect_whole()?;
         Self::of_tensors(checkpoint.tensors(), device, dtype)
     }
 

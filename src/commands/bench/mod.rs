@@ -8,12 +8,14 @@ mod memory;
 pub mod methods;
 mod model;
 mod networks;
+mod one_layer;
 mod operands;
 mod passes;
 mod reference;
 mod report;
 
 pub use networks::{Family, Phase};
+pub use one_layer::layer_us;
 
 use crate::arguments::{BenchArguments, BenchSubcommand, Common};
 use crate::error::CommandError;

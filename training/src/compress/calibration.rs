@@ -11,6 +11,7 @@ use models::{
     Vit, linear_layers,
 };
 
+use super::checksum::Checksum;
 use super::host::{entries, frobenius_norm};
 use crate::TrainingError;
 
@@ -74,7 +75,7 @@ impl Calibration {
             .map(|windows| model.input_ids(&windows.concat(), windows.len()))
             .collect::<Result<Vec<_>, _>>()?;
         let (model, states) = model.into_blocks(batches)?;
-        let description = format!("{count} windows of {window} tokens, {sum:016x}");
+        let description = format!("{count} windows of {window} tokens, {sum}");
         Self::new(checkpoint, model, states, description)
     }
 
@@ -100,12 +101,7 @@ impl Calibration {
         }
         let sum = checksum(pixels.into_iter().map(f32::to_bits));
         let (model, states) = model.into_blocks(batches)?;
-        Self::new(
-            checkpoint,
-            model,
-            states,
-            format!("{count} images, {sum:016x}"),
-        )
+        Self::new(checkpoint, model, states, format!("{count} images, {sum}"))
     }
 
     fn new(
@@ -242,9 +238,9 @@ impl Calibration {
     }
 }
 
-/// FNV-1a over words.
-fn checksum(words: impl Iterator<Item = u32>) -> u64 {
-    words.fold(0xcbf2_9ce4_8422_2325, |sum, word| {
-        (sum ^ u64::from(word)).wrapping_mul(0x100_0000_01b3)
-    })
+/// A number that tells the samples apart.
+fn checksum(words: impl Iterator<Item = u32>) -> Checksum {
+    let mut checksum = Checksum::new();
+    words.for_each(|word| checksum.word(word));
+    checksum
 }

@@ -5,8 +5,8 @@ use burn_blr::{BlrLinear, LowRankLinear, Structure};
 use models::{Checkpoint, LinearLayer, Plan, linear_layers};
 
 use super::Calibration;
-use super::checkpoint::{check, out_in_weight};
 use super::host::weighted_square;
+use super::source::{DenseWeight, check_finite, check_shapes};
 use super::subspace::{Effort, low_rank, squared_singular_values};
 use super::weighting::damped;
 use crate::TrainingError;
@@ -42,7 +42,8 @@ pub fn spread_ranks(
 ) -> Result<Plan, TrainingError> {
     let layers = linear_layers(source)?;
     let chosen = plan.resolve(&layers)?;
-    check(source, &layers)?;
+    check_shapes(source, &layers)?;
+    check_finite(source)?;
     let mut dense = calibration.copy();
     let mut curves = Vec::with_capacity(chosen.len());
     let mut seen: Option<(&LinearLayer, Tensor<2>)> = None;
@@ -52,7 +53,7 @@ pub fn spread_ranks(
             Some((earlier, moment)) if dense.see_the_same(earlier, layer) => moment,
             _ => damped(&dense.moment(layer)?)?,
         };
-        let (weight, _) = out_in_weight(source, layer, device)?;
+        let weight = DenseWeight::read(source, layer)?.upload(device);
         let probe = Probe::new(&weight, &moment, structure.rank().unwrap_or(1))?;
         let change = dense.change(layer, probe.layer)? / probe.error.max(f64::MIN_POSITIVE);
         curves.push(Curve::new(&weight, layer, *structure, &moment, change)?);

@@ -22,6 +22,9 @@ const ORTHONORMAL: f32 = 1e-5;
 /// Most factorisations of Gram matrices for one basis.
 const ORTHONORMAL_PASSES: usize = 5;
 
+/// Largest error of `Qᵀ Q` for a basis Q that is iterated on.
+const INDEPENDENT: f64 = 1e-2;
+
 /// Added to the diagonal of a Gram matrix, over the root of its width: what rounding to `f32` may
 /// have taken from it.
 const SHIFT: f64 = 1e-6;
@@ -36,6 +39,25 @@ pub(super) enum Effort {
     Start,
     /// The result.
     Result,
+}
+
+/// What a basis is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// To be multiplied again: its columns have to be far from dependent, and of one length.
+    Iterate,
+    /// To project onto.
+    Project,
+}
+
+impl Use {
+    /// What a basis between passes is for, and that of the last.
+    fn of_pass(pass: usize, passes: usize) -> Self {
+        match pass == passes {
+            true => Use::Project,
+            false => Use::Iterate,
+        }
+    }
 }
 
 impl Effort {
@@ -145,10 +167,11 @@ fn iterate(
         None => weight.clone().matmul(right),
         Some(moment) => weight.clone().matmul(moment.clone().matmul(right)),
     };
-    let mut basis = orthonormal(apply(guess).unsqueeze())?;
-    for _ in 0..effort.passes() {
+    let passes = effort.passes();
+    let mut basis = orthonormal(apply(guess).unsqueeze(), Use::of_pass(0, passes))?;
+    for pass in 1..=passes {
         let right = weight.clone().transpose().matmul(basis.squeeze_dim(0));
-        basis = orthonormal(apply(right).unsqueeze())?;
+        basis = orthonormal(apply(right).unsqueeze(), Use::of_pass(pass, passes))?;
     }
     let basis: Tensor<2> = basis.squeeze_dim(0);
     if width == rank {
@@ -171,14 +194,12 @@ pub(super) fn low_rank_each(
     let width = (2 * rank).min(rows).min(columns);
     let guess = Normal::new(SEED).take(columns * width);
     let guess: Tensor<3> = tensor(guess, [1, columns, width], &device);
-    let mut basis = orthonormal(
-        matrices
-            .clone()
-            .matmul(guess.expand([count, columns, width])),
-    )?;
-    for _ in 0..Effort::Result.passes() {
+    let passes = Effort::Result.passes();
+    let guess = guess.expand([count, columns, width]);
+    let mut basis = orthonormal(matrices.clone().matmul(guess), Use::of_pass(0, passes))?;
+    for pass in 1..=passes {
         let right = matrices.clone().swap_dims(1, 2).matmul(basis);
-        basis = orthonormal(matrices.clone().matmul(right))?;
+        basis = orthonormal(matrices.clone().matmul(right), Use::of_pass(pass, passes))?;
     }
     let right = exact_product(basis.clone().swap_dims(1, 2), matrices.clone());
     let gram = exact_product(right.clone(), right.clone().swap_dims(1, 2));
@@ -246,8 +267,10 @@ fn leading_vectors(matrix: &[f32], width: usize, count: usize) -> Result<Vec<f32
 ///
 /// From Cholesky factors of Gram matrices, which are small enough for the host, several times over
 /// ([Fukaya et al. 2020](https://doi.org/10.1137/18M1218212)). Columns that are too close to dependent
-/// for that take a QR decomposition on the host.
-fn orthonormal(matrices: Tensor<3>) -> Result<Tensor<3>, TrainingError> {
+/// for that take a QR decomposition on the host. To iterate on, one factorisation is enough where it
+/// shows that the columns are not that close: it saves the second one, and reading two Gram matrices
+/// back.
+fn orthonormal(matrices: Tensor<3>, purpose: Use) -> Result<Tensor<3>, TrainingError> {
     let ([count, rows, columns], device) = (matrices.dims(), matrices.device());
     let mut basis = matrices.clone();
     for _ in 0..ORTHONORMAL_PASSES {
@@ -261,13 +284,18 @@ fn orthonormal(matrices: Tensor<3>) -> Result<Tensor<3>, TrainingError> {
         if off.all(|off| off < ORTHONORMAL) {
             return Ok(basis);
         }
-        let inverses: Option<Vec<Vec<f32>>> = gram
+        let roots: Option<Vec<InverseRoot>> = gram
             .par_chunks((columns * columns).max(1))
-            .map(|gram| inverse_root(gram, columns))
+            .map(|gram| InverseRoot::new(gram, columns))
             .collect();
-        let Some(inverses) = inverses else { break };
-        let inverses = tensor(inverses.concat(), [count, columns, columns], &device);
+        let Some(roots) = roots else { break };
+        let rounding = roots.iter().map(|root| root.rounding).fold(0.0, f64::max);
+        let inverses: Vec<f32> = roots.into_iter().flat_map(|root| root.entries).collect();
+        let inverses = tensor(inverses, [count, columns, columns], &device);
         basis = exact_product(basis, inverses);
+        if purpose == Use::Iterate && rounding < INDEPENDENT {
+            return Ok(basis);
+        }
     }
     let mut all = entries(matrices)?;
     all.par_chunks_mut((rows * columns).max(1)).for_each(|one| {
@@ -277,24 +305,41 @@ fn orthonormal(matrices: Tensor<3>) -> Result<Tensor<3>, TrainingError> {
     Ok(tensor(all, [count, rows, columns], &device))
 }
 
-/// `D L⁻ᵀ` with `L Lᵀ = D gram D` plus a small shift and D such that this has a diagonal of ones, in
-/// row-major order; `None` where there is no such L.
-fn inverse_root(gram: &[f32], width: usize) -> Option<Vec<f32>> {
-    let scales: Vec<f64> = (0..width)
-        .map(|at| f64::from(gram[at * width + at].max(f32::MIN_POSITIVE)))
-        .map(|square| square.sqrt().recip())
-        .collect();
-    let shift = SHIFT * (width as f64).sqrt();
-    let scaled = Mat::from_fn(width, width, |row, column| {
-        let entry = f64::from(gram[row * width + column]) * scales[row] * scales[column];
-        entry + if row == column { shift } else { 0.0 }
-    });
-    let lower = scaled.llt(Side::Lower).ok()?;
-    let inverse = inverse_of_lower(lower.L());
-    let upper = Mat::from_fn(width, width, |row, column| {
-        (inverse[(column, row)] * scales[row]) as f32
-    });
-    Some(row_major(upper.as_ref()))
+/// What makes columns with a Gram matrix orthonormal.
+struct InverseRoot {
+    /// `D L⁻ᵀ` in row-major order, with `L Lᵀ = D gram D` plus a small shift, and D such that this has
+    /// a diagonal of ones.
+    entries: Vec<f32>,
+    /// About how far from orthonormal the columns still are: the shift over the square of the least
+    /// pivot.
+    rounding: f64,
+}
+
+impl InverseRoot {
+    /// That of a Gram matrix; `None` where it is too close to singular.
+    fn new(gram: &[f32], width: usize) -> Option<Self> {
+        let scales: Vec<f64> = (0..width)
+            .map(|at| f64::from(gram[at * width + at].max(f32::MIN_POSITIVE)))
+            .map(|square| square.sqrt().recip())
+            .collect();
+        let shift = SHIFT * (width as f64).sqrt();
+        let scaled = Mat::from_fn(width, width, |row, column| {
+            let entry = f64::from(gram[row * width + column]) * scales[row] * scales[column];
+            entry + if row == column { shift } else { 0.0 }
+        });
+        let factor = scaled.llt(Side::Lower).ok()?;
+        let lower = factor.L();
+        let pivots = (0..width).map(|at| lower[(at, at)]);
+        let least = pivots.fold(f64::INFINITY, f64::min);
+        let inverse = inverse_of_lower(lower);
+        let upper = Mat::from_fn(width, width, |row, column| {
+            (inverse[(column, row)] * scales[row]) as f32
+        });
+        Some(InverseRoot {
+            entries: row_major(upper.as_ref()),
+            rounding: shift / least.powi(2),
+        })
+    }
 }
 
 fn product(lhs: Tensor<2>, rhs: Tensor<2>) -> Tensor<2> {
@@ -327,7 +372,7 @@ mod tests {
             ("twice", twice),
             ("zero", full.zeros_like()),
         ] {
-            let basis = orthonormal(matrices.clone())?;
+            let basis = orthonormal(matrices.clone(), Use::Project)?;
             let gram = basis.clone().swap_dims(1, 2).matmul(basis.clone());
             let unit: Tensor<2> = Tensor::eye(12, &Device::flex());
             let off = frobenius_norm(gram - unit.unsqueeze())?;
@@ -341,6 +386,20 @@ mod tests {
                 "{name}: {outside}"
             );
         }
+        Ok(())
+    }
+
+    #[test]
+    fn bases_to_iterate_on_are_nearly_orthonormal() -> Result<(), TrainingError> {
+        // A condition number of a thousand: one factorisation leaves what the shift is of it.
+        let values = (0..12).map(|at| 10f32.powf(-0.25 * at as f32)).collect();
+        let mixed = random([1, 40, 12], 5) * tensor(values, [1, 1, 12], &Device::flex());
+        let mixed = mixed.matmul(random([1, 12, 12], 6));
+        let basis = orthonormal(mixed, Use::Iterate)?;
+        let gram = basis.clone().swap_dims(1, 2).matmul(basis);
+        let unit: Tensor<2> = Tensor::eye(12, &Device::flex());
+        let off = frobenius_norm(gram - unit.unsqueeze())?;
+        assert!(off < 0.1, "{off}");
         Ok(())
     }
 
