@@ -31,6 +31,8 @@ fn run(arguments: Arguments) -> Result<(), CommandError> {
     match arguments.subcommand {
         Subcommand::Demo(arguments) => commands::demo::run(&common, &arguments),
         Subcommand::Compress(arguments) => commands::compress::run(&common, &arguments),
+        Subcommand::Finetune(arguments) => commands::finetune::run(&common, &arguments),
+        Subcommand::Train(arguments) => commands::train::run(&common, &arguments),
         Subcommand::Eval(arguments) => commands::eval::run(&common, &arguments),
         Subcommand::Generate(arguments) => commands::generate::run(&common, &arguments),
         Subcommand::Classify(arguments) => commands::classify::run(&common, &arguments),

@@ -22,6 +22,7 @@ mod eval;
 mod forward;
 mod generate;
 mod inspect;
+mod learning;
 mod llama;
 mod run;
 mod safetensors_by_hand;

@@ -1,14 +1,22 @@
-//! Compressing dense weights into low-rank, Monarch and BLAST factors.
+//! Compressing dense weights into low-rank, Monarch and BLAST factors, and training them.
 //!
 //! - [`factorize`]: one weight to one structured layer, on any device.
 //! - [`compress`]: a checkpoint directory to a compressed checkpoint directory, layer by layer, with
 //!   progress, bounded memory and resumption after a kill.
+//! - [`train`]: a model from a checkpoint, with or without a teacher, or from scratch, on Burn's
+//!   `Learner`; resumes with the same numbers.
 
 mod compress;
 mod error;
+mod learn;
 
 pub use compress::{
     BlastOptions, BlastSolver, Calibration, CompressEvent, CompressRequest, Factorization,
     LayerReport, Products, compress, factorize, partial_path, relative_error, spread_ranks,
 };
 pub use error::TrainingError;
+pub use learn::{
+    BatchSource, Curve, Distillation, Exchange, HostBatch, ImageBatches, ImageSets, NoisyBatches,
+    Start, StepLoss, TextBatches, TrainEvent, TrainOptions, TrainReport, TrainRequest, Trained,
+    Validation, train,
+};

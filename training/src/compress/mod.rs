@@ -16,4 +16,5 @@ pub use blast::{BlastOptions, BlastSolver, Products};
 pub use calibration::Calibration;
 pub use checkpoint::{CompressEvent, CompressRequest, LayerReport, compress, partial_path};
 pub use factorize::{Factorization, factorize, relative_error};
+pub(crate) use parts::{io, replace};
 pub use ranks::spread_ranks;
