@@ -115,7 +115,7 @@ fn a_killed_run_goes_on_with_the_same_losses_and_gives_the_same_weights() {
     );
 
     let resumed_at = read_json(&json)["resumed_at"].as_u64().unwrap();
-    assert!((14..60).contains(&resumed_at), "{resumed_at}");
+    assert!((7..60).contains(&resumed_at), "{resumed_at}");
     assert_eq!(losses(&json), losses(&whole_json));
     let weights = |out: &Path| fs::read(out.join("model.safetensors")).unwrap();
     assert!(weights(&out) == weights(&whole_out), "the weights differ");
@@ -317,11 +317,13 @@ fn what_cannot_be_trained_is_refused_in_one_line() {
             "--steps",
             "2",
         ];
-        let data = match flags.contains(&"--data") {
-            true => vec![],
-            false => vec!["--data", text(&text_file), "--window", "20"],
-        };
-        refuses(&[&arguments[..], &data, flags].concat(), parts);
+        let mut arguments = arguments.to_vec();
+        for (flag, value) in [("--data", text(&text_file)), ("--window", "20")] {
+            if !flags.contains(&flag) {
+                arguments.extend([flag, value]);
+            }
+        }
+        refuses(&[&arguments[..], flags].concat(), parts);
         assert!(!out.exists());
     };
     finetune(&["--data", "none.txt"], &["none.txt"]);

@@ -112,7 +112,7 @@ pub fn train(
     let options = &request.options;
     check(request)?;
     let main = request.devices.first().cloned().ok_or_else(no_device)?;
-    let (student, stored) = student(&request.start, &main)?;
+    let (student, stored) = student(&request.start, &training_device(&main, options))?;
     if let AnyModel::Dit(model) = &student
         && model.config().learn_sigma
         && !matches!(&request.teacher, Some((_, learned)) if learned.output > 0.0)
@@ -135,7 +135,7 @@ pub fn train(
     let (round, curve) = folder.last_round(options.rounds())?.unwrap_or_default();
 
     let parameters = student.num_params();
-    let trainee = Trainee::new(student, average, setup).train();
+    let trainee = Trainee::new(student, average, setup);
     let trainee = freeze(trainee, |id| trained.contains(&id));
     let trained_parameters = count(&trainee.student, &trained);
 
@@ -227,6 +227,15 @@ fn check(request: &TrainRequest<'_>) -> Result<(), TrainingError> {
 fn no_device() -> TrainingError {
     TrainingError::Device {
         reason: String::from("there are fewer devices than asked for"),
+    }
+}
+
+/// `device` with gradients. Models are made there at once: Burn leaves tensors that come to such a
+/// device later without its way of keeping activations, and refuses to mix the two.
+fn training_device(device: &Device, options: &TrainOptions) -> Device {
+    match options.recompute {
+        true => device.clone().autodiff().gradient_checkpointing(),
+        false => device.clone().autodiff(),
     }
 }
 
@@ -358,7 +367,8 @@ fn copy_with_own_ids(model: &AnyModel) -> AnyModel {
     struct OwnIds;
     impl ModuleMapper for OwnIds {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            Param::initialized(ParamId::new(), param.val())
+            let weights = Tensor::from_inner(param.val().inner());
+            Param::initialized(ParamId::new(), weights)
         }
     }
     model.clone().map(&mut OwnIds)

@@ -142,9 +142,10 @@ impl Teaching {
             reason: format!("no teacher on {device:?}"),
         })?;
         let Observed { hidden, output } = teacher.observe(batch.data.input(&device))?;
+        let hidden = hidden.into_iter();
         Ok(Observed {
-            hidden: hidden.into_iter().map(Tensor::from_inner).collect(),
-            output: Tensor::from_inner(output),
+            hidden: hidden.map(|state| beside(state, &batch.device)).collect(),
+            output: beside(output, &batch.device),
         })
     }
 
@@ -174,6 +175,12 @@ impl Teaching {
         }
         (output, hidden)
     }
+}
+
+/// A tensor that goes together with those of a device with gradients.
+fn beside<const D: usize>(tensor: Tensor<D>, device: &Device) -> Tensor<D> {
+    let strategy = device.gradient_checkpointing_strategy();
+    Tensor::from_inner(tensor.with_gradient_checkpointing_strategy(strategy))
 }
 
 impl TrainStep for Trainee {
@@ -239,22 +246,8 @@ impl InferenceStep for Trainee {
     /// Loss of the task, and of a classifier the labels that were found.
     fn step(&self, batch: Batch) -> BatchLosses {
         let (index, rows) = (batch.index, batch.data.rows());
-        let model = self.average.as_ref().unwrap_or(&self.student);
-        let model = in_dtype(model, self.setup.options.dtype);
-        let observed = model.observe(batch.data.input(&batch.device));
-        let values = match observed {
-            Ok(Observed { output, .. }) => {
-                let hits = match batch.data.target(&batch.device) {
-                    Target::Classes(classes) => {
-                        let [rows, _] = output.dims();
-                        let best = output.clone().argmax(1).reshape([rows]);
-                        best.equal(classes).float().cast(FloatDType::F32).sum()
-                    }
-                    Target::Noise(_) => Tensor::zeros([1], (&batch.device, DType::F32)),
-                };
-                let loss = task_loss(&output, batch.data.target(&batch.device));
-                Values::Pending(Tensor::cat(vec![loss, hits], 0))
-            }
+        let values = match self.task_and_hits(&batch) {
+            Ok(losses) => Values::Pending(Tensor::cat(losses.into(), 0).inner()),
             Err(error) => {
                 self.setup.failure.keep(error);
                 Values::Read(Ok(vec![f32::NAN; 2]))
@@ -265,6 +258,30 @@ impl InferenceStep for Trainee {
             rows,
             values,
         }
+    }
+}
+
+impl Trainee {
+    /// Loss of the task, and of a classifier how often it was right, of the model to keep.
+    ///
+    /// No gradients are followed, but on a device that could: Burn cannot take integers off such a
+    /// device, and positions that have been on one do not go together with weights that are off it.
+    fn task_and_hits(&self, batch: &Batch) -> Result<[Tensor<1>; 2], TrainingError> {
+        let model = self.average.as_ref().unwrap_or(&self.student);
+        let model = freeze(model.clone().train(), |_| false);
+        let devices = model.devices();
+        let device = devices.first().unwrap_or(&batch.device);
+        let model = in_dtype(&model, self.setup.options.dtype);
+        let Observed { output, .. } = model.observe(batch.data.input(device))?;
+        let hits = match batch.data.target(device) {
+            Target::Classes(classes) => {
+                let [rows, _] = output.dims();
+                let best = output.clone().argmax(1).reshape([rows]);
+                best.equal(classes).float().cast(FloatDType::F32).sum()
+            }
+            Target::Noise(_) => Tensor::zeros([1], (device, DType::F32)),
+        };
+        Ok([task_loss(&output, batch.data.target(device)), hits])
     }
 }
 
@@ -337,21 +354,20 @@ mod tests {
 
     use crate::learn::HostBatch;
 
-    fn model(method: Option<Method>) -> AnyModel {
+    fn model(method: Option<Method>, device: &Device) -> AnyModel {
         let config = json!({
             "vocab_size": 19, "n_positions": 8, "n_embd": 16, "n_layer": 2, "n_head": 2
         });
         let path = Path::new("config.json");
         assert!(Gpt2Config::from_json(&config, path).is_ok());
         let plan = method.map(|method| Plan::keep(method, 0.5));
-        let device = Device::flex();
         device.seed(5);
         let family = models::Family::Gpt2;
         let made = AnyModel::init(
             family,
             (&config, path),
             plan.as_ref(),
-            &device,
+            device,
             FloatDType::F32,
         );
         made.unwrap().0
@@ -359,7 +375,7 @@ mod tests {
 
     fn trainee(method: Method, options: TrainOptions) -> Trainee {
         let teaching = Teaching {
-            teachers: vec![(Device::flex(), model(None))],
+            teachers: vec![(Device::flex(), model(None, &Device::flex()))],
             distillation: Distillation::default(),
         };
         let setup = Setup {
@@ -367,7 +383,7 @@ mod tests {
             teaching: Some(teaching),
             failure: Failure::new(Interrupter::new()),
         };
-        Trainee::new(model(Some(method)), None, setup).train()
+        Trainee::new(model(Some(method), &Device::flex().autodiff()), None, setup)
     }
 
     fn batch() -> Batch {
