@@ -391,7 +391,7 @@ fn what_cannot_be_trained_is_refused_in_one_line() {
     let small = folder.path().join("small.json");
     let small_config = fs::read_to_string(&gpt2).unwrap().replace("2048", "100");
     fs::write(&small, small_config.replace("2047", "1")).unwrap();
-    train("gpt2", &small, &with_tokenizer, &["token", "100"]);
+    train("gpt2", &small, &with_tokenizer, &["token id", "0 to 99"]);
     // A diffusion model of latents, and one with a variance that nothing would teach.
     let latents = folder.path().join("latents.json");
     let digits = fs::read_to_string(config("dit-digits")).unwrap();

@@ -247,7 +247,7 @@ impl InferenceStep for Trainee {
     fn step(&self, batch: Batch) -> BatchLosses {
         let (index, rows) = (batch.index, batch.data.rows());
         let values = match self.task_and_hits(&batch) {
-            Ok(losses) => Values::Pending(Tensor::cat(losses.into(), 0).inner()),
+            Ok(losses) => Values::Pending(Tensor::cat(losses.into(), 0)),
             Err(error) => {
                 self.setup.failure.keep(error);
                 Values::Read(Ok(vec![f32::NAN; 2]))
@@ -263,15 +263,10 @@ impl InferenceStep for Trainee {
 
 impl Trainee {
     /// Loss of the task, and of a classifier how often it was right, of the model to keep.
-    ///
-    /// No gradients are followed, but on a device that could: Burn cannot take integers off such a
-    /// device, and positions that have been on one do not go together with weights that are off it.
     fn task_and_hits(&self, batch: &Batch) -> Result<[Tensor<1>; 2], TrainingError> {
+        let device = &batch.device;
         let model = self.average.as_ref().unwrap_or(&self.student);
-        let model = freeze(model.clone().train(), |_| false);
-        let devices = model.devices();
-        let device = devices.first().unwrap_or(&batch.device);
-        let model = in_dtype(&model, self.setup.options.dtype);
+        let model = in_dtype(model, self.setup.options.dtype);
         let Observed { output, .. } = model.observe(batch.data.input(device))?;
         let hits = match batch.data.target(device) {
             Target::Classes(classes) => {
