@@ -6,7 +6,7 @@ use std::str::FromStr;
 use burn_blr::Method;
 use burn_blr::strategy::Strategy;
 use clap::{ArgAction, Args, Parser, ValueEnum};
-use training::BlastSolver;
+use training::{BlastSolver, Exchange, Trained};
 
 use crate::commands::bench::{Family, Phase};
 use crate::device::DeviceChoice;
@@ -66,6 +66,10 @@ pub enum Subcommand {
     Compress(CompressArguments),
     /// Puts layers that were compressed apart, with compress --part or without, into one checkpoint
     Merge(MergeArguments),
+    /// Trains a compressed checkpoint, by default to do what its dense teacher does
+    Finetune(FinetuneArguments),
+    /// Trains a model from scratch, dense or with low-rank, Monarch or BLAST layers
+    Train(TrainArguments),
     /// Measures loss and perplexity of a language model on a text, or accuracy on images
     Eval(EvalArguments),
     /// Continues a prompt
@@ -213,6 +217,218 @@ impl From<SolverChoice> for BlastSolver {
             SolverChoice::Lbfgs => BlastSolver::QuasiNewton,
             SolverChoice::Gd => BlastSolver::Published,
         }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct FinetuneArguments {
+    /// The checkpoint to train
+    pub checkpoint: PathBuf,
+    /// The dense checkpoint whose outputs and hidden states are learned; without it the task alone is
+    #[arg(long, value_name = "DIR")]
+    pub teacher: Option<PathBuf>,
+    /// Weight of the divergence from the teacher's outputs
+    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0, value_parser = weight)]
+    pub output_weight: f64,
+    /// What logits are divided by for it
+    #[arg(long, value_name = "NUMBER", default_value_t = 1.0, value_parser = weight)]
+    pub temperature: f64,
+    /// Weight of the relative squared distance to the teacher's hidden states; one, or one for each
+    /// block, separated by commas
+    #[arg(long, value_name = "WEIGHTS", value_delimiter = ',', default_values_t = [1.0], value_parser = weight)]
+    pub hidden_weight: Vec<f64>,
+    /// Weight of the loss of the task: cross entropy, or the error of the noise
+    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0, value_parser = weight)]
+    pub task_weight: f64,
+    /// Which parameters are trained
+    #[arg(long, value_enum, default_value_t = TrainedChoice::All)]
+    pub train: TrainedChoice,
+    #[command(flatten)]
+    pub training: TrainingArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArguments {
+    /// The family
+    #[arg(long, value_enum)]
+    pub family: FamilyChoice,
+    /// The sizes of the model, as in the config.json of a checkpoint; the folder configs/ has some
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// A directory with the tokenizer of a language model
+    #[arg(long, value_name = "DIR")]
+    pub tokenizer: Option<PathBuf>,
+    /// The structure of the linear layers: low-rank, monarch or blast [default: dense]
+    #[arg(long, conflicts_with = "plan")]
+    pub method: Option<Method>,
+    /// Fraction of the parameters of each chosen layer to keep, between 0 and 1
+    #[arg(
+        long,
+        value_name = "FRACTION",
+        requires = "method",
+        conflicts_with = "preset"
+    )]
+    pub keep: Option<f64>,
+    /// Inner width of the factors
+    #[arg(long, requires = "method", conflicts_with_all = ["keep", "preset"])]
+    pub rank: Option<usize>,
+    /// Blocks per side [default: up to 16 for BLAST, 4 for Monarch, where they divide the features]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        requires = "method",
+        conflicts_with = "preset"
+    )]
+    pub blocks: Option<usize>,
+    /// Layers that get the structure, a regular expression searched for in their names [default: all]
+    #[arg(
+        long,
+        value_name = "REGEX",
+        requires = "method",
+        conflicts_with = "preset"
+    )]
+    pub layers: Option<String>,
+    /// A TOML file that says which layers become what
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+    /// Layers, blocks and ranks of the paper (arXiv:2512.20861) for a network: gpt2s, llama1b, llama7b, vit_b, dit_xl
+    #[arg(long, value_name = "NAME", requires = "method")]
+    pub preset: Option<String>,
+    #[command(flatten)]
+    pub training: TrainingArguments,
+}
+
+/// What both ways of training take.
+#[derive(Debug, Args)]
+pub struct TrainingArguments {
+    /// What is learned from: a text in UTF-8; or images with their labels, as eval takes them, for a ViT or
+    /// a DiT of pixels
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// What validations look at [default: a part of the data, which is not learned from then]
+    #[arg(long, value_name = "PATH")]
+    pub valid: Option<PathBuf>,
+    /// Share of the data for validation if --valid names none
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    pub valid_share: f64,
+    /// The directory to make
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Tokens of a row of text [default: the context of the model, up to 512]
+    #[arg(long, value_name = "COUNT")]
+    pub window: Option<usize>,
+    /// Steps of the optimizer
+    #[arg(long, value_name = "COUNT", default_value_t = 1000)]
+    pub steps: usize,
+    /// Rows of text or images that go through the model at once, on each device
+    #[arg(long, value_name = "COUNT", default_value_t = 8)]
+    pub batch: usize,
+    /// Batches of each device whose gradients make one step
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub accumulate: usize,
+    /// Largest learning rate
+    #[arg(long, value_name = "RATE", default_value_t = 3e-4)]
+    pub lr: f64,
+    /// Share of it that is left at the end, after a cosine
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    pub lr_end: f64,
+    /// Steps in which the learning rate grows to its largest value [default: a tenth of all]
+    #[arg(long, value_name = "COUNT")]
+    pub warmup: Option<usize>,
+    /// Decay of matrices per step and learning rate
+    #[arg(long, value_name = "RATE", default_value_t = 0.01)]
+    pub weight_decay: f64,
+    /// Largest norm of a step's gradient; 0 does not limit it
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    pub clip: f64,
+    /// Share that an average of the weights keeps at each step, such as 0.999; the average is written then
+    #[arg(long, value_name = "SHARE")]
+    pub ema: Option<f64>,
+    /// Steps between two validations, after each of which a killed run can go on
+    #[arg(long, value_name = "COUNT", default_value_t = 100)]
+    pub save_every: usize,
+    /// Most batches of a validation
+    #[arg(long, value_name = "COUNT", default_value_t = 16)]
+    pub valid_batches: usize,
+    /// Computes cheap activations again in the backward pass instead of keeping them
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub recompute: bool,
+    /// Devices of this machine that share the batches of a step, from --device on
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub devices: usize,
+    /// How several devices share gradients
+    #[arg(long, value_enum, default_value_t = ExchangeChoice::AllReduce)]
+    pub exchange: ExchangeChoice,
+    /// Goes on with an unfinished run for the same output directory
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub resume: bool,
+}
+
+/// Which parameters are trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TrainedChoice {
+    /// All of them
+    All,
+    /// Factors and biases of the compressed layers
+    Layers,
+}
+
+impl From<TrainedChoice> for Trained {
+    fn from(choice: TrainedChoice) -> Self {
+        match choice {
+            TrainedChoice::All => Trained::All,
+            TrainedChoice::Layers => Trained::Layers,
+        }
+    }
+}
+
+/// How several devices share gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExchangeChoice {
+    /// By a collective operation: NCCL's
+    AllReduce,
+    /// Through the first device, which has the optimizer
+    Main,
+}
+
+impl From<ExchangeChoice> for Exchange {
+    fn from(choice: ExchangeChoice) -> Self {
+        match choice {
+            ExchangeChoice::AllReduce => Exchange::AllReduce,
+            ExchangeChoice::Main => Exchange::MainDevice,
+        }
+    }
+}
+
+/// A model family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FamilyChoice {
+    /// GPT-2
+    Gpt2,
+    /// Llama
+    Llama,
+    /// A vision transformer
+    Vit,
+    /// A diffusion transformer
+    Dit,
+}
+
+impl From<FamilyChoice> for models::Family {
+    fn from(choice: FamilyChoice) -> Self {
+        match choice {
+            FamilyChoice::Gpt2 => models::Family::Gpt2,
+            FamilyChoice::Llama => models::Family::Llama,
+            FamilyChoice::Vit => models::Family::Vit,
+            FamilyChoice::Dit => models::Family::Dit,
+        }
+    }
+}
+
+/// Parses the weight of a loss.
+fn weight(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(weight) if weight >= 0.0 && weight.is_finite() => Ok(weight),
+        _ => Err(String::from("expected a number of at least 0")),
     }
 }
 

@@ -37,6 +37,8 @@ pub struct ChosenDevice {
     pub device: Device,
     pub name: String,
     pub dtype: FloatDType,
+    /// Which CUDA device it is, if it is one.
+    pub cuda_index: Option<usize>,
 }
 
 impl ChosenDevice {
@@ -49,11 +51,14 @@ impl ChosenDevice {
 impl Common {
     /// The device of the flags, once it is known that it is there and computes in the dtype.
     pub fn choose_device(&self) -> Result<ChosenDevice, CommandError> {
-        let (device, name) = match self.device {
-            DeviceChoice::Cpu => cpu(),
-            DeviceChoice::Auto if burn_blr::cuda::device_count() == 0 => cpu(),
-            DeviceChoice::Auto => cuda(0)?,
-            DeviceChoice::Cuda(index) => cuda(index)?,
+        let cuda_index = match self.device {
+            DeviceChoice::Cpu => None,
+            DeviceChoice::Auto => (burn_blr::cuda::device_count() > 0).then_some(0),
+            DeviceChoice::Cuda(index) => Some(index),
+        };
+        let (device, name) = match cuda_index {
+            None => cpu(),
+            Some(index) => cuda(index)?,
         };
         let dtype = match self.dtype {
             Dtype::F32 => FloatDType::F32,
@@ -72,7 +77,19 @@ impl Common {
             device,
             name,
             dtype,
+            cuda_index,
         })
+    }
+}
+
+impl ChosenDevice {
+    /// This device and those behind it, `count` together; on the CPU it is the same one several times.
+    pub fn and_next(&self, count: usize) -> Result<Vec<Device>, CommandError> {
+        let Some(first) = self.cuda_index else {
+            return Ok(vec![self.device.clone(); count]);
+        };
+        let indices = first..first + count;
+        indices.map(|index| Ok(cuda(index)?.0)).collect()
     }
 }
 

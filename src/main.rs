@@ -34,6 +34,8 @@ fn run(arguments: Arguments) -> Result<(), CommandError> {
         Subcommand::Demo(arguments) => commands::demo::run(&common, &arguments),
         Subcommand::Compress(arguments) => commands::compress::run(&common, &arguments),
         Subcommand::Merge(arguments) => commands::merge::run(&common, &arguments),
+        Subcommand::Finetune(arguments) => commands::finetune::run(&common, &arguments),
+        Subcommand::Train(arguments) => commands::train::run(&common, &arguments),
         Subcommand::Eval(arguments) => commands::eval::run(&common, &arguments),
         Subcommand::Generate(arguments) => commands::generate::run(&common, &arguments),
         Subcommand::Classify(arguments) => commands::classify::run(&common, &arguments),

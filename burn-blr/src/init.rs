@@ -17,9 +17,14 @@ use burn::tensor::{Device, Tensor};
 /// [`Param::from_tensor`] asks the tensor whether it gets gradients, and one that is not on an
 /// autodiff device says no: `train` would leave such a parameter frozen.
 pub fn parameter<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
+    parameter_with_id(ParamId::new(), tensor)
+}
+
+/// As [`parameter`], with the id of another one.
+pub fn parameter_with_id<const D: usize>(id: ParamId, tensor: Tensor<D>) -> Param<Tensor<D>> {
     let (device, shape) = (tensor.device(), tensor.shape());
     let value = move |_: &Device, require_grad| tensor.set_require_grad(require_grad);
-    Param::uninitialized(ParamId::new(), value, device, true, shape)
+    Param::uninitialized(id, value, device, true, shape)
 }
 
 /// Entries of the factor next to the output, over `rank` summands.

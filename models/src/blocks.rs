@@ -23,6 +23,13 @@ pub struct BlockState {
     angles: Option<Angles>,
 }
 
+impl BlockState {
+    /// The hidden state, `[batch, tokens, features]`.
+    pub fn hidden(&self) -> &Tensor<3> {
+        &self.x
+    }
+}
+
 /// A model that is a row of blocks of attention and MLP, which hold its linear layers.
 pub trait BlockModel: Debug {
     /// The blocks, first to last.
@@ -44,6 +51,17 @@ pub trait BlockModel: Debug {
     /// What the model makes of a batch behind its last block, in `f32`: hidden states before the head
     /// of a language model `[batch · tokens, features]`, scores of a classifier `[batch, labels]`.
     fn finish(&self, state: &BlockState) -> Tensor<2>;
+
+    /// The hidden state behind each block, `[batch, tokens, features]`, and what [`Self::finish`] makes
+    /// of the last.
+    fn observe(&self, mut state: BlockState) -> (Vec<Tensor<3>>, Tensor<2>) {
+        let mut hidden = Vec::with_capacity(self.blocks().len());
+        for block in 0..self.blocks().len() {
+            state = self.apply_block(block, &state);
+            hidden.push(state.x.clone());
+        }
+        (hidden, self.finish(&state))
+    }
 
     /// A copy that shares the weights.
     fn copy(&self) -> Box<dyn BlockModel>;
@@ -181,7 +199,7 @@ impl AnyLanguageModel {
     }
 }
 
-fn gpt2_state(model: &Gpt2, ids: Tensor<2, Int>) -> Result<BlockState, ModelError> {
+pub(crate) fn gpt2_state(model: &Gpt2, ids: Tensor<2, Int>) -> Result<BlockState, ModelError> {
     let (layers, positions) = (model.layers(), &model.positions);
     let placement = Placement::new(&ids, Context::Empty, layers, model.max_tokens(), positions)?;
     let positions = model.position_embedding.forward(placement.positions());
@@ -192,13 +210,21 @@ fn gpt2_state(model: &Gpt2, ids: Tensor<2, Int>) -> Result<BlockState, ModelErro
     })
 }
 
-fn llama_state(model: &Llama, ids: Tensor<2, Int>) -> Result<BlockState, ModelError> {
+pub(crate) fn llama_state(model: &Llama, ids: Tensor<2, Int>) -> Result<BlockState, ModelError> {
     let (layers, positions) = (model.layers(), &model.positions);
     let placement = Placement::new(&ids, Context::Empty, layers, model.max_tokens(), positions)?;
     Ok(BlockState {
         x: model.embed_tokens.forward(ids),
         visible: placement.visible(),
         angles: Some(model.rotary.angles(placement.positions())),
+    })
+}
+
+pub(crate) fn vit_state(model: &Vit, pixels: Tensor<4>) -> Result<BlockState, ModelError> {
+    Ok(BlockState {
+        x: model.tokens(pixels)?,
+        visible: VisibleKeys::All,
+        angles: None,
     })
 }
 
@@ -213,13 +239,7 @@ impl Vit {
         self,
         batches: impl IntoIterator<Item = Tensor<4>>,
     ) -> Result<(Box<dyn BlockModel>, Vec<BlockState>), ModelError> {
-        let states = batches.into_iter().map(|pixels| {
-            Ok(BlockState {
-                x: self.tokens(pixels)?,
-                visible: VisibleKeys::All,
-                angles: None,
-            })
-        });
+        let states = batches.into_iter().map(|pixels| vit_state(&self, pixels));
         let states = states.collect::<Result<_, ModelError>>()?;
         Ok((Box::new(self), states))
     }

@@ -374,7 +374,8 @@ impl Dit {
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, ModelError> {
-        loader::dit::load(checkpoint, device, dtype)
+        let (model, _) = loader::dit::load(checkpoint, device, dtype)?;
+        Ok(model)
     }
 
     /// Makes a model with random weights on `device`, its linear layers as `plan` says, or dense.
@@ -413,7 +414,8 @@ impl Dit {
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, ModelError> {
-        loader::dit::init(config, plan, device, dtype)
+        let (model, _) = loader::dit::init(config, plan, device, dtype)?;
+        Ok(model)
     }
 
     /// The configuration.
@@ -475,6 +477,33 @@ impl Dit {
         t: Tensor<1, Int>,
         y: Tensor<1, Int>,
     ) -> Result<Tensor<4>, ModelError> {
+        self.run(x, t, y, |_| {})
+    }
+
+    /// As [`Self::forward`], with the hidden state behind each block, `[batch, patches, hidden_size]`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::forward`].
+    pub fn observe(
+        &self,
+        x: Tensor<4>,
+        t: Tensor<1, Int>,
+        y: Tensor<1, Int>,
+    ) -> Result<(Vec<Tensor<3>>, Tensor<4>), ModelError> {
+        let mut hidden = Vec::with_capacity(self.blocks.len());
+        let output = self.run(x, t, y, |stream| hidden.push(stream.current()))?;
+        Ok((hidden, output))
+    }
+
+    /// [`Self::forward`], telling of the stream behind each block.
+    fn run(
+        &self,
+        x: Tensor<4>,
+        t: Tensor<1, Int>,
+        y: Tensor<1, Int>,
+        mut on_block: impl FnMut(&mut ResidualStream),
+    ) -> Result<Tensor<4>, ModelError> {
         let config = &self.config;
         let [batch, ..] = x.dims();
         let size = config.input_size;
@@ -484,7 +513,8 @@ impl Dit {
         check_shape("y", &y.dims(), &[batch])?;
         let dtype: FloatDType = self.labels.weight.dtype().into();
 
-        let x = self.patch_embedding.forward(x.cast(dtype)) + self.positions.clone();
+        let positions = self.positions.clone().cast(dtype);
+        let x = self.patch_embedding.forward(x.cast(dtype)) + positions;
         // [batch] -> [batch, 1] -> [batch, 1, hidden] -> [batch, hidden]
         let label = self.labels.forward(y.reshape([batch, 1]));
         let label = label.reshape([batch, config.hidden_size]);
@@ -492,6 +522,7 @@ impl Dit {
         let mut stream = ResidualStream::new(x);
         for block in &self.blocks {
             block.forward(&mut stream, &condition);
+            on_block(&mut stream);
         }
         let x = self.final_layer.forward(stream, condition);
         Ok(from_patches(

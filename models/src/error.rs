@@ -22,6 +22,17 @@ pub enum ModelError {
     #[error("the model has no such linear layer")]
     UnknownLayer,
 
+    /// A model was given what a model of another family takes.
+    #[error("a {family} model cannot take this kind of input")]
+    OtherInput {
+        /// Its family.
+        family: &'static str,
+    },
+
+    /// The parameters of a model are not those that were recorded.
+    #[error("the parameters are not those of the model that was loaded")]
+    OtherModel,
+
     /// A result could not be read back from the device.
     #[error("cannot read a result from the device: {0}")]
     Read(#[from] TensorReadError),

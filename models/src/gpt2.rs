@@ -171,7 +171,8 @@ impl Gpt2 {
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, ModelError> {
-        loader::gpt2::load(checkpoint, device, dtype)
+        let (model, _) = loader::gpt2::load(checkpoint, device, dtype)?;
+        Ok(model)
     }
 
     /// Makes a model with random weights on `device`, its linear layers as `plan` says, or dense.
@@ -206,7 +207,8 @@ impl Gpt2 {
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, ModelError> {
-        loader::gpt2::init(config, plan, device, dtype)
+        let (model, _) = loader::gpt2::init(config, plan, device, dtype)?;
+        Ok(model)
     }
 
     /// The configuration.

@@ -79,6 +79,15 @@ impl Labels {
         })
     }
 
+    /// `count` labels without names.
+    pub fn numbered(count: usize) -> Self {
+        Self {
+            count,
+            names: BTreeMap::new(),
+            descriptions: BTreeMap::new(),
+        }
+    }
+
     /// Number of labels.
     pub fn count(&self) -> usize {
         self.count

@@ -1,8 +1,13 @@
 //! The linear layers of a checkpoint that a structure may replace.
 
-use burn_blr::Structure;
+use std::path::Path;
 
-use crate::{Checkpoint, Family, ModelError, Plan, loader};
+use burn_blr::Structure;
+use serde_json::Value;
+
+use crate::{
+    Checkpoint, DitConfig, Family, Gpt2Config, LlamaConfig, ModelError, Plan, VitConfig, loader,
+};
 
 /// Which axis of a stored weight is the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -253,6 +258,25 @@ pub fn linear_layers(checkpoint: &Checkpoint) -> Result<Vec<LinearLayer>, ModelE
         layer.factors = FactorNames::Blr;
     }
     Ok(layers)
+}
+
+/// The layers that compression may replace in a model of `family` with the configuration `config`,
+/// all dense; `path` is where that came from, for the errors.
+///
+/// # Errors
+///
+/// [`ModelError::InvalidKey`] and [`ModelError::MissingKey`] for a configuration that cannot be used.
+pub fn linear_layers_of(
+    family: Family,
+    config: &Value,
+    path: &Path,
+) -> Result<Vec<LinearLayer>, ModelError> {
+    Ok(match family {
+        Family::Gpt2 => Gpt2Config::from_json(config, path)?.linear_layers(),
+        Family::Llama => LlamaConfig::from_json(config, path)?.linear_layers(),
+        Family::Vit => VitConfig::from_json(config, path)?.linear_layers(),
+        Family::Dit => DitConfig::from_json(config, path)?.linear_layers(),
+    })
 }
 
 /// Puts the joined layer in the place of query, key and value where `wanted` says so of its name.

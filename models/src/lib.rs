@@ -26,6 +26,7 @@
 //! ```
 
 mod any_language_model;
+mod any_model;
 mod autoencoder_kl;
 mod blocks;
 mod captured;
@@ -47,11 +48,13 @@ mod llama;
 mod loader;
 mod plan;
 mod sampling;
+mod stored;
 mod text_loss;
 mod tokenizer;
 mod vit;
 
 pub use any_language_model::AnyLanguageModel;
+pub use any_model::{AnyModel, ModelInput, ModelWidths, Observed};
 pub use autoencoder_kl::{
     AutoencoderKl, AutoencoderKlConfig, Convolution, PixelAttention, ResidualLayer, UpBlock,
 };
@@ -79,10 +82,13 @@ pub use image::{
 pub use import::{ImportDitOptions, import_dit};
 pub use labels::Labels;
 pub use language_model::LanguageModel;
-pub use layer::{FactorNames, LinearLayer, WeightLayout, check_structure, linear_layers};
+pub use layer::{
+    FactorNames, LinearLayer, WeightLayout, check_structure, linear_layers, linear_layers_of,
+};
 pub use llama::{Llama, LlamaConfig};
 pub use plan::{PRESETS, Plan, Rule, default_blocks};
 pub use sampling::Sampler;
+pub use stored::{StoredParameters, StoredTensor};
 pub use text_loss::{TextLoss, text_loss};
 pub use tokenizer::{TextStream, TextTokenizer};
 pub use vit::{Vit, VitConfig, VitNaming, VitPooling};

@@ -221,7 +221,8 @@ impl Llama {
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, ModelError> {
-        loader::llama::load(checkpoint, device, dtype)
+        let (model, _) = loader::llama::load(checkpoint, device, dtype)?;
+        Ok(model)
     }
 
     /// Makes a model with random weights on `device`, its linear layers as `plan` says, or dense.
@@ -265,7 +266,8 @@ impl Llama {
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, ModelError> {
-        loader::llama::init(config, plan, device, dtype)
+        let (model, _) = loader::llama::init(config, plan, device, dtype)?;
+        Ok(model)
     }
 
     /// The configuration.

@@ -55,7 +55,8 @@ impl Vit {
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, ModelError> {
-        loader::vit::load(checkpoint, device, dtype)
+        let (model, _) = loader::vit::load(checkpoint, device, dtype)?;
+        Ok(model)
     }
 
     /// Makes a model with random weights on `device`, its linear layers as `plan` says, or dense.
@@ -96,7 +97,8 @@ impl Vit {
         device: &Device,
         dtype: FloatDType,
     ) -> Result<Self, ModelError> {
-        loader::vit::init(config, plan, device, dtype)
+        let (model, _) = loader::vit::init(config, plan, device, dtype)?;
+        Ok(model)
     }
 
     /// The configuration.

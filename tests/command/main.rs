@@ -22,6 +22,7 @@ mod eval;
 mod forward;
 mod generate;
 mod inspect;
+mod learning;
 mod llama;
 mod merge;
 mod report;

@@ -62,6 +62,14 @@ pub enum TrainingError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The state of an unfinished training cannot be read back.
+    #[error("{}: {reason}; remove the folder it is in to start again", path.display())]
+    BrokenState {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A directory's record of how it was made cannot be read.
     #[error("{}: {reason}; expected what `blr compress` writes", path.display())]
     BrokenRecord {
@@ -122,6 +130,61 @@ pub enum TrainingError {
     /// A calibration without anything to run the model on.
     #[error("nothing to calibrate with; expected at least one image")]
     NoSamples,
+    /// An option that cannot be used.
+    #[error("--{option} {found}: expected {expected}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// Its value.
+        found: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// A text that is shorter than a window.
+    #[error("{found} tokens of text for {name}; expected more than the {window} of a window")]
+    TooLittleText {
+        /// What the text is for.
+        name: &'static str,
+        /// Its tokens.
+        found: usize,
+        /// Tokens of a window.
+        window: usize,
+    },
+    /// Too few images to learn from some and to look at others.
+    #[error("{found} images; expected at least one to learn from and one for validation")]
+    TooFewImages {
+        /// Number of images.
+        found: usize,
+    },
+    /// A diffusion model of something else than pixels.
+    #[error("a model of {found} channels cannot learn from images; expected 1 or 3 channels")]
+    Channels {
+        /// Its channels.
+        found: usize,
+    },
+    /// A learned variance that no teacher teaches.
+    #[error(
+        "the model has a learned variance, which only a teacher teaches; set learn_sigma to false"
+    )]
+    LearnedVariance,
+    /// A teacher of another shape.
+    #[error("{}: the teacher is {found}; expected {expected}, as the student", path.display())]
+    OtherTeacher {
+        /// Its checkpoint.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+        /// What the student is.
+        expected: String,
+    },
+    /// Only layers in factors were to be trained, and there are none.
+    #[error(
+        "no layer of the model is in factors; expected a compressed one, or to train all of it"
+    )]
+    NothingToTrain,
+    /// A loss that is no number.
+    #[error("the loss is not finite any more; lower --lr, or raise --warmup")]
+    NotFinite,
     /// Factors that the checkpoint's number format cannot hold.
     #[error("layer `{layer}`: a factor has an entry that {dtype} cannot hold")]
     Overflow {
@@ -146,4 +209,19 @@ pub enum TrainingError {
         /// What the backend said.
         reason: String,
     },
+}
+
+impl TrainingError {
+    /// An option that cannot be used.
+    pub(crate) fn option(
+        option: &'static str,
+        found: impl ToString,
+        expected: impl Into<String>,
+    ) -> Self {
+        Self::Option {
+            option,
+            found: found.to_string(),
+            expected: expected.into(),
+        }
+    }
 }

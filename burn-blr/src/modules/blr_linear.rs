@@ -163,6 +163,22 @@ impl BlrLinear {
         }
     }
 
+    /// The ids of the factors, in the order low-rank `u`, `v`, Monarch `right`, `left`, BLAST `u`, `s`,
+    /// `v`; that of the weight of a dense layer.
+    pub fn factor_ids(&self) -> Vec<ParamId> {
+        match self {
+            BlrLinear::Dense(layer) => vec![layer.weight.id],
+            BlrLinear::LowRank(layer) => vec![layer.u.id, layer.v.id],
+            BlrLinear::Monarch(layer) => vec![layer.right.id, layer.left.id],
+            BlrLinear::Blast(layer) => vec![layer.u.id, layer.s.id, layer.v.id],
+        }
+    }
+
+    /// The id of the bias, where one is added.
+    pub fn bias_id(&self) -> Option<ParamId> {
+        self.bias_param().map(|bias| bias.id)
+    }
+
     /// Whether a bias is added.
     pub fn has_bias(&self) -> bool {
         self.bias_param().is_some()

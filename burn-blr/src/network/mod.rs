@@ -45,6 +45,24 @@ pub enum VisibleKeys {
     Except(Tensor<4, Bool>),
 }
 
+/// `numbers` as they must be to become floats that go together with `floats`: followed by autodiff in
+/// the same way, or not at all.
+///
+/// Integers that have been on an autodiff device keep its mark in Burn 0.22, also in a model that
+/// `valid` has taken off it, and what is cast from them is on that device.
+///
+/// # Shapes
+///
+/// - output: that of `numbers`
+pub fn beside<const D: usize, const E: usize>(
+    numbers: Tensor<D, Int>,
+    floats: &Tensor<E>,
+) -> Tensor<D, Int> {
+    let mut numbers = numbers.into_dispatch();
+    numbers.checkpointing = floats.clone().into_dispatch().checkpointing;
+    Tensor::from_dispatch(numbers)
+}
+
 /// `softmax(scale · query keyᵀ) value` for each head, softmax and its scores in `f32`.
 ///
 /// Several query heads may share a key and value head (grouped-query attention).

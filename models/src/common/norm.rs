@@ -117,6 +117,12 @@ impl ResidualStream {
     }
 
     /// The hidden state.
+    pub(crate) fn current(&mut self) -> Tensor<3> {
+        self.flush();
+        self.sum.clone()
+    }
+
+    /// The hidden state.
     pub(crate) fn finish(mut self) -> Tensor<3> {
         self.flush();
         self.sum

@@ -4,7 +4,7 @@ use std::f32::consts::PI;
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
-use burn_blr::network::Angles;
+use burn_blr::network::{Angles, beside};
 
 use crate::ModelError;
 use crate::checkpoint::ConfigKeys;
@@ -161,6 +161,7 @@ impl Rotary {
     pub(crate) fn angles(&self, positions: Tensor<2, Int>) -> Angles {
         let [batch, tokens] = positions.dims();
         let [pairs] = self.frequencies.dims();
+        let positions = beside(positions, &self.frequencies);
         let positions = positions.cast(FloatDType::F32).reshape([batch, tokens, 1]);
         let frequencies = self.frequencies.clone().reshape([1, 1, pairs]);
         let angles = positions * frequencies; // [batch, tokens, pairs]

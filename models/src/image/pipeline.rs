@@ -83,6 +83,18 @@ impl ImagePipeline {
         }
     }
 
+    /// Resizes to `size`, height and width, and scales values to -1 to 1.
+    pub fn signed(size: [usize; 2]) -> Self {
+        Self {
+            resize: Some((ImageSize::Exact(size), Resampling::Bicubic)),
+            crop: None,
+            round_crop: false,
+            scale: 1.0 / 127.5,
+            mean: [1.0; 3],
+            std: [1.0; 3],
+        }
+    }
+
     /// Reads an image file and prepares it.
     ///
     /// # Errors

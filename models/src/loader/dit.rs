@@ -22,12 +22,13 @@
 
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
-use super::{RandomWeights, WeightReader, Weights};
+use super::{RandomWeights, Recorder, WeightReader, Weights};
 use crate::dit::{Dit, DitBlock, DitConfig, DitFinalLayer, TIMESTEP_FEATURES, TimestepEmbedding};
 use crate::layer::planned;
+use crate::stored::StoredParameters;
 use crate::{
-    Activation, Attention, Checkpoint, Family, LinearLayer, Mlp, ModelError, PatchEmbedding, Plan,
-    QueryKeyValue, WeightLayout, linear_layers as all_layers,
+    Activation, Attention, Checkpoint, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue,
+    WeightLayout, linear_layers as all_layers,
 };
 
 /// Linear layers per block, in the order of [`DitConfig::linear_layers`].
@@ -66,34 +67,37 @@ fn dense(name: impl Into<String>, in_features: usize, out_features: usize) -> Li
     LinearLayer::dense(name, in_features, out_features, WeightLayout::OutIn, true)
 }
 
-/// Loads the model, strictly by the table above.
+/// Loads the model, strictly by the table above, and says where its parameters are stored.
 pub(crate) fn load(
     checkpoint: &Checkpoint,
     device: &Device,
     dtype: FloatDType,
-) -> Result<Dit, ModelError> {
+) -> Result<(Dit, StoredParameters), ModelError> {
     checkpoint.expect_family(Family::Dit)?;
     let config = DitConfig::from_json(checkpoint.config_json(), &checkpoint.config_path())?;
     let layers = all_layers(checkpoint)?;
-    let mut reader = WeightReader::new(checkpoint, device, dtype)?;
+    let mut reader = Recorder::new(WeightReader::new(checkpoint, device, dtype)?);
     let mut model = build(&config, &layers, dtype, &mut reader)?;
+    let (stored, mut reader) = reader.finish(&model);
     if checkpoint.entry(POSITIONS).is_some() {
         model.positions = reader.tensor(POSITIONS, model.positions.dims())?;
     }
     reader.finish(|_| false)?;
-    Ok(model)
+    Ok((model, stored))
 }
 
-/// Makes the model with random weights.
+/// Makes the model with random weights, and says where its parameters are stored.
 pub(crate) fn init(
     config: &DitConfig,
     plan: Option<&Plan>,
     device: &Device,
     dtype: FloatDType,
-) -> Result<Dit, ModelError> {
+) -> Result<(Dit, StoredParameters), ModelError> {
     let layers = planned(config.linear_layers(), plan)?;
-    let mut weights = RandomWeights::new(device, dtype)?;
-    build(config, &layers, dtype, &mut weights)
+    let mut weights = Recorder::new(RandomWeights::new(device, dtype)?);
+    let model = build(config, &layers, dtype, &mut weights)?;
+    let (stored, _) = weights.finish(&model);
+    Ok((model, stored))
 }
 
 fn build(
@@ -104,8 +108,7 @@ fn build(
 ) -> Result<Dit, ModelError> {
     let (hidden, patch) = (config.hidden_size, config.patch_size);
     let kernel = [hidden, config.in_channels, patch, patch];
-    let kernel = weights.kernel("x_embedder.proj.weight", kernel)?;
-    let bias = weights.bias("x_embedder.proj.bias", hidden)?;
+    let patch_embedding = weights.patch_embedding("x_embedder.proj", kernel)?;
     let timestep = TimestepEmbedding::new(
         weights.linear(&dense("t_embedder.mlp.0", TIMESTEP_FEATURES, hidden))?,
         weights.linear(&dense("t_embedder.mlp.2", hidden, hidden))?,
@@ -143,7 +146,7 @@ fn build(
     let positions = TensorData::new(config.positions(), shape);
     let device = weights.device();
     Ok(Dit {
-        patch_embedding: PatchEmbedding::new(kernel, Some(bias)),
+        patch_embedding,
         timestep,
         labels,
         blocks,

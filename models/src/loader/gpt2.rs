@@ -22,10 +22,11 @@
 use burn::tensor::{Device, FloatDType};
 
 use super::tied_head::check_tied_head;
-use super::{HEAD, RandomWeights, WeightReader, Weights, load_head};
+use super::{HEAD, RandomWeights, Recorder, WeightReader, Weights, load_head};
 use crate::common::Positions;
 use crate::gpt2::{Gpt2, Gpt2Config};
 use crate::layer::planned;
+use crate::stored::StoredParameters;
 use crate::{
     Attention, Checkpoint, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue,
     TransformerBlock, WeightLayout, linear_layers as all_layers,
@@ -76,40 +77,39 @@ impl Gpt2Config {
     }
 }
 
-/// Loads the model, strictly by the table above.
+/// Loads the model, strictly by the table above, and says where its parameters are stored.
 pub(crate) fn load(
     checkpoint: &Checkpoint,
     device: &Device,
     dtype: FloatDType,
-) -> Result<Gpt2, ModelError> {
+) -> Result<(Gpt2, StoredParameters), ModelError> {
     checkpoint.expect_family(Family::Gpt2)?;
     let config = Gpt2Config::from_json(checkpoint.config_json(), &checkpoint.config_path())?;
     let layers = all_layers(checkpoint)?;
-    let mut reader = WeightReader::new(checkpoint, device, dtype)?;
+    let mut reader = Recorder::new(WeightReader::new(checkpoint, device, dtype)?);
     let prefix = prefix(checkpoint);
     let model = build(&config, &layers, prefix, &mut reader)?;
+    let (stored, reader) = reader.finish(&model);
     let tied = config.tie_word_embeddings;
     if tied {
         check_tied_head(checkpoint, &format!("{prefix}wte.weight"))?;
     }
     reader.finish(|name| (tied && name == HEAD) || is_buffer(name, prefix))?;
-    Ok(model)
+    Ok((model, stored))
 }
 
-/// Makes the model with random weights.
+/// Makes the model with random weights, and says where its parameters are stored.
 pub(crate) fn init(
     config: &Gpt2Config,
     plan: Option<&Plan>,
     device: &Device,
     dtype: FloatDType,
-) -> Result<Gpt2, ModelError> {
+) -> Result<(Gpt2, StoredParameters), ModelError> {
     let layers = planned(config.linear_layers(), plan)?;
-    build(
-        config,
-        &layers,
-        PREFIX,
-        &mut RandomWeights::new(device, dtype)?,
-    )
+    let mut weights = Recorder::new(RandomWeights::new(device, dtype)?);
+    let model = build(config, &layers, PREFIX, &mut weights)?;
+    let (stored, _) = weights.finish(&model);
+    Ok((model, stored))
 }
 
 fn build(

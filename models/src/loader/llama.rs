@@ -28,10 +28,11 @@
 use burn::tensor::{Device, FloatDType};
 
 use super::tied_head::check_tied_head;
-use super::{HEAD, RandomWeights, WeightReader, Weights, blast_llama, load_head};
+use super::{HEAD, RandomWeights, Recorder, WeightReader, Weights, blast_llama, load_head};
 use crate::common::Positions;
 use crate::layer::planned;
 use crate::llama::{Llama, LlamaConfig};
+use crate::stored::StoredParameters;
 use crate::{
     Attention, Checkpoint, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue, Rotary,
     SeparateQueryKeyValue, TransformerBlock, WeightLayout, linear_layers as all_layers,
@@ -92,40 +93,39 @@ impl LlamaConfig {
     }
 }
 
-/// Loads the model, strictly by the table above.
+/// Loads the model, strictly by the table above, and says where its parameters are stored.
 pub(crate) fn load(
     checkpoint: &Checkpoint,
     device: &Device,
     dtype: FloatDType,
-) -> Result<Llama, ModelError> {
+) -> Result<(Llama, StoredParameters), ModelError> {
     checkpoint.expect_family(Family::Llama)?;
     let config = LlamaConfig::from_json(checkpoint.config_json(), &checkpoint.config_path())?;
     let layers = all_layers(checkpoint)?;
-    let mut reader = WeightReader::new(checkpoint, device, dtype)?;
+    let mut reader = Recorder::new(WeightReader::new(checkpoint, device, dtype)?);
     let prefix = prefix(checkpoint);
     let model = build(&config, &layers, prefix, &mut reader)?;
+    let (stored, reader) = reader.finish(&model);
     let tied = config.tie_word_embeddings;
     if tied {
         check_tied_head(checkpoint, &format!("{prefix}embed_tokens.weight"))?;
     }
     reader.finish(|name| (tied && name == HEAD) || name.ends_with("rotary_emb.inv_freq"))?;
-    Ok(model)
+    Ok((model, stored))
 }
 
-/// Makes the model with random weights.
+/// Makes the model with random weights, and says where its parameters are stored.
 pub(crate) fn init(
     config: &LlamaConfig,
     plan: Option<&Plan>,
     device: &Device,
     dtype: FloatDType,
-) -> Result<Llama, ModelError> {
+) -> Result<(Llama, StoredParameters), ModelError> {
     let layers = planned(config.linear_layers(), plan)?;
-    build(
-        config,
-        &layers,
-        PREFIX,
-        &mut RandomWeights::new(device, dtype)?,
-    )
+    let mut weights = Recorder::new(RandomWeights::new(device, dtype)?);
+    let model = build(config, &layers, PREFIX, &mut weights)?;
+    let (stored, _) = weights.finish(&model);
+    Ok((model, stored))
 }
 
 fn build(

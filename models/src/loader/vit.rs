@@ -39,13 +39,13 @@
 
 use burn::tensor::{Device, FloatDType};
 
-use super::{RandomWeights, WeightReader, Weights};
+use super::{RandomWeights, Recorder, WeightReader, Weights};
 use crate::layer::planned;
+use crate::stored::StoredParameters;
 use crate::vit::{Vit, VitConfig, VitNaming};
 use crate::{
-    Attention, Checkpoint, Family, LinearLayer, Mlp, ModelError, PatchEmbedding, Plan,
-    QueryKeyValue, SeparateQueryKeyValue, TransformerBlock, WeightLayout,
-    linear_layers as all_layers,
+    Attention, Checkpoint, Family, LinearLayer, Mlp, ModelError, Plan, QueryKeyValue,
+    SeparateQueryKeyValue, TransformerBlock, WeightLayout, linear_layers as all_layers,
 };
 
 /// The names of one scheme.
@@ -151,31 +151,35 @@ pub(crate) fn linear_layers(checkpoint: &Checkpoint) -> Result<Vec<LinearLayer>,
     Ok(config.linear_layers())
 }
 
-/// Loads the model, strictly by the tables above.
+/// Loads the model, strictly by the tables above, and says where its parameters are stored.
 pub(crate) fn load(
     checkpoint: &Checkpoint,
     device: &Device,
     dtype: FloatDType,
-) -> Result<Vit, ModelError> {
+) -> Result<(Vit, StoredParameters), ModelError> {
     checkpoint.expect_family(Family::Vit)?;
     let config = VitConfig::from_json(checkpoint.config_json(), &checkpoint.config_path())?;
     let layers = all_layers(checkpoint)?;
-    let mut reader = WeightReader::new(checkpoint, device, dtype)?;
+    let mut reader = Recorder::new(WeightReader::new(checkpoint, device, dtype)?);
     let model = build(&config, &layers, &mut reader)?;
+    let (stored, reader) = reader.finish(&model);
     let huggingface = config.naming == VitNaming::HuggingFace;
     reader.finish(|name| huggingface && name.starts_with("vit.pooler.dense."))?;
-    Ok(model)
+    Ok((model, stored))
 }
 
-/// Makes the model with random weights.
+/// Makes the model with random weights, and says where its parameters are stored.
 pub(crate) fn init(
     config: &VitConfig,
     plan: Option<&Plan>,
     device: &Device,
     dtype: FloatDType,
-) -> Result<Vit, ModelError> {
+) -> Result<(Vit, StoredParameters), ModelError> {
     let layers = planned(config.linear_layers(), plan)?;
-    build(config, &layers, &mut RandomWeights::new(device, dtype)?)
+    let mut weights = Recorder::new(RandomWeights::new(device, dtype)?);
+    let model = build(config, &layers, &mut weights)?;
+    let (stored, _) = weights.finish(&model);
+    Ok((model, stored))
 }
 
 fn build(
@@ -189,8 +193,7 @@ fn build(
     let [height, width] = config.patch_size;
     let patch = format!("{prefix}{}", names.patch);
     let kernel = [hidden, config.num_channels, height, width];
-    let kernel = weights.kernel(&format!("{patch}.weight"), kernel)?;
-    let bias = weights.bias(&format!("{patch}.bias"), hidden)?;
+    let patch_embedding = weights.patch_embedding(&patch, kernel)?;
     let class_token = if config.class_token {
         Some(weights.parameter(&format!("{prefix}{}", names.class_token), [1, 1, hidden])?)
     } else {
@@ -226,7 +229,7 @@ fn build(
     let (labels, layout) = (config.num_labels, WeightLayout::OutIn);
     let head = LinearLayer::dense(names.head, hidden, labels, layout, true);
     Ok(Vit {
-        patch_embedding: PatchEmbedding::new(kernel, Some(bias)),
+        patch_embedding,
         class_token,
         position_embedding: weights.parameter(&positions, [1, config.positions(), hidden])?,
         blocks,

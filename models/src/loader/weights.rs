@@ -5,7 +5,7 @@ use burn::nn::Embedding;
 use burn::tensor::{Device, Tensor};
 use burn_blr::BlrLinear;
 
-use crate::{LinearLayer, ModelError, TokenNorm};
+use crate::{LinearLayer, ModelError, PatchEmbedding, TokenNorm};
 
 /// The weights of a model, one after the other, by their names in a checkpoint.
 pub(crate) trait Weights {
@@ -38,6 +38,18 @@ pub(crate) trait Weights {
 
     /// A linear layer, dense or structured.
     fn linear(&mut self, layer: &LinearLayer) -> Result<BlrLinear, ModelError>;
+
+    /// An embedding of patches, `NAME.weight` of the shape `kernel` and `NAME.bias`.
+    fn patch_embedding(
+        &mut self,
+        name: &str,
+        kernel: [usize; 4],
+    ) -> Result<PatchEmbedding, ModelError> {
+        let [hidden, ..] = kernel;
+        let kernel = self.kernel(&format!("{name}.weight"), kernel)?;
+        let bias = self.bias(&format!("{name}.bias"), hidden)?;
+        Ok(PatchEmbedding::new(kernel, Some(bias)))
+    }
 
     /// A layer norm, `NAME.weight` and `NAME.bias`.
     fn layer_norm(

@@ -28,3 +28,4 @@ pub use factorize::{Factorization, factorize, relative_error};
 pub use merge::{MergeRequest, merge};
 pub use ranks::spread_ranks;
 pub use request::{CompressEvent, CompressRequest, LayerReport, Ranks, partial_path};
+pub(crate) use run_folder::{io, replace};

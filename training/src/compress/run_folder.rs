@@ -263,7 +263,7 @@ impl LayerFile {
 }
 
 /// Writes a file under another name and renames it, so that it is whole or not there.
-pub(super) fn replace(
+pub(crate) fn replace(
     path: &Path,
     write: impl FnOnce(&Path) -> Result<(), TrainingError>,
 ) -> Result<(), TrainingError> {
@@ -275,7 +275,7 @@ pub(super) fn replace(
 }
 
 /// Names the file of a failed operation.
-pub(super) fn io(path: &Path) -> impl Fn(std::io::Error) -> TrainingError {
+pub(crate) fn io(path: &Path) -> impl Fn(std::io::Error) -> TrainingError {
     let path = path.to_path_buf();
     move |source| TrainingError::Io {
         path: path.clone(),
