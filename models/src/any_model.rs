@@ -33,6 +33,7 @@ pub enum AnyModel {
 
 /// What a model is given.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "there is one for a whole pass")]
 pub enum ModelInput {
     /// Token ids of a language model, `[batch, tokens]`.
     Tokens(Tensor<2, Int>),

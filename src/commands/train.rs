@@ -1,6 +1,6 @@
 //! `blr train`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use models::{Family, ImagePipeline, Plan, Rule};
 use serde_json::Value;
@@ -106,7 +106,7 @@ fn pipeline(
     family: Family,
     config: &Value,
     path: &Path,
-    beside: &PathBuf,
+    beside: &Path,
 ) -> Result<Option<ImagePipeline>, CommandError> {
     if family != Family::Vit {
         return Ok(None);

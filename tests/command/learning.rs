@@ -56,7 +56,7 @@ fn losses(report: &Path) -> (serde_json::Value, serde_json::Value) {
     (report["steps"].clone(), report["validations"].clone())
 }
 
-fn numbers<'a>(list: &'a serde_json::Value, key: &str) -> Vec<f64> {
+fn numbers(list: &serde_json::Value, key: &str) -> Vec<f64> {
     let list = list.as_array().unwrap();
     list.iter()
         .map(|entry| entry[key].as_f64().unwrap())

@@ -10,6 +10,13 @@ use super::batches::{BatchSource, HostBatch};
 use super::order::{Order, generator};
 use crate::TrainingError;
 
+/// Set the generators of steps and of noise apart from each other and from those of orders.
+const STEPS: u64 = 0x5EED_0001;
+const NOISE: u64 = 0x5EED_0002;
+
+/// Steps of the schedule between the images of a validation: prime, so that they spread.
+const STRIDE: usize = 37;
+
 /// Images and labels for training and for validation.
 #[derive(Debug, Clone)]
 pub struct ImageSets {
@@ -215,10 +222,10 @@ impl NoisyBatches {
         let (mut noisy, mut noise, mut timesteps) = (Vec::new(), Vec::new(), Vec::new());
         for (n, image) in pixels.chunks(size.max(1)).enumerate() {
             let number = first + n;
-            let mut random = generator(self.seed ^ 0x7173, number);
+            let mut random = generator(self.seed ^ STEPS, number);
             // A validation spreads the steps evenly, and never drops a class.
             let step = match validates {
-                true => number * 37 % steps.len(),
+                true => number * STRIDE % steps.len(),
                 false => random.random_range(0..steps.len()),
             };
             if let (Some((null, share)), Some(class)) = (self.null, classes.get_mut(n))
@@ -230,7 +237,7 @@ impl NoisyBatches {
             let Some(step) = steps.get(step) else {
                 continue;
             };
-            let drawn = NoiseSource::new(self.seed ^ 0x4E01, number).draw(size);
+            let drawn = NoiseSource::new(self.seed ^ NOISE, number).draw(size);
             let (kept, added) = (step.alpha.sqrt() as f32, (1.0 - step.alpha).sqrt() as f32);
             noisy.extend(image.iter().zip(&drawn).map(|(x, e)| kept * x + added * e));
             noise.extend(drawn);

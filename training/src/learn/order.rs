@@ -6,6 +6,9 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
+/// Sets the generators of offsets apart from those of orders.
+const OFFSETS: u64 = 0x0FF5_E750;
+
 /// Sample numbers below `count`, each pass over them in an order of its own.
 #[derive(Debug)]
 pub(crate) struct Order {
@@ -49,7 +52,7 @@ impl Order {
 
     /// A number below `bound` for a pass.
     pub fn below(&self, pass: usize, bound: usize) -> usize {
-        generator(self.seed ^ 0x0FF5_E7, pass).random_range(0..bound.max(1))
+        generator(self.seed ^ OFFSETS, pass).random_range(0..bound.max(1))
     }
 }
 

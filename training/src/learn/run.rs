@@ -119,10 +119,7 @@ pub fn train(
     {
         return Err(TrainingError::LearnedVariance);
     }
-    let average = match options.average {
-        Some(_) => Some(copy_with_own_ids(&student)),
-        None => None,
-    };
+    let average = options.average.map(|_| copy_with_own_ids(&student));
     let interrupter = Interrupter::new();
     let failure = Failure::new(interrupter.clone());
     let setup = Setup {

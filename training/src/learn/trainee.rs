@@ -56,6 +56,7 @@ pub(crate) struct BatchLosses {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one for a batch")]
 enum Values {
     Pending(Tensor<1>),
     Read(Result<Vec<f32>, String>),
