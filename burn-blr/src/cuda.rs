@@ -85,8 +85,11 @@ pub fn cache_kernels() -> bool {
 /// NaN before a replay shows whether the replay wrote it.
 pub fn overwrite_with_nan<const D: usize>(tensor: Tensor<D>) -> bool {
     let bytes = tensor.shape().num_elements() * tensor.dtype().size();
-    // All bits set are a NaN in f32, f16 and bf16.
-    overwrite_bytes(tensor, vec![u8::MAX; bytes])
+    // All bits set are a NaN in f32, f16 and bf16. Rows that are apart in memory take a kernel.
+    overwrite_bytes(tensor.clone(), vec![u8::MAX; bytes]) || {
+        let options = (&tensor.device(), tensor.dtype());
+        copy_into(&tensor, Tensor::full(tensor.shape(), f32::NAN, options))
+    }
 }
 
 /// Writes `data` to the buffer of an integer tensor in place, whoever else holds it, after conversion
@@ -101,7 +104,12 @@ pub fn overwrite_int<const D: usize>(tensor: Tensor<D, Int>, data: TensorData) -
     assert_eq!(data.shape, tensor.shape(), "overwrite: another shape");
     let data = data.convert_dtype(tensor.dtype());
     #[cfg(feature = "cuda")]
-    return int_buffer(tensor).is_some_and(|tensor| write(&tensor, data.bytes.to_vec()));
+    {
+        let bytes = data.bytes.to_vec();
+        // Rows that are apart in memory take a kernel.
+        int_buffer(tensor.clone()).is_some_and(|buffer| write(&buffer, bytes))
+            || copy_int_into(&tensor, Tensor::from_data(data, &tensor.device()))
+    }
     #[cfg(not(feature = "cuda"))]
     {
         drop((tensor, data));

@@ -1,5 +1,7 @@
 //! What is applied to an output before it is stored.
 
+use core::f32::consts::LOG2_E;
+
 use cubecl::prelude::*;
 
 use crate::ptx::{exp2, reciprocal};
@@ -43,7 +45,7 @@ pub(crate) fn activate_approximately(y: f32, #[comptime] activation: Activation)
         Activation::None => y,
         Activation::Gelu => y * normal_distribution(y),
         // The tanh of `u` is `2 σ(2 u) − 1`.
-        Activation::GeluTanh => y * logistic(1.595_769_1f32 * (y + 0.044_715f32 * y * y * y)),
+        Activation::GeluTanh => y * logistic(1.595_769f32 * (y + 0.044_715f32 * y * y * y)),
         Activation::Silu => y * logistic(y),
     }
 }
@@ -51,7 +53,7 @@ pub(crate) fn activate_approximately(y: f32, #[comptime] activation: Activation)
 /// `1 / (1 + e⁻ʸ)`.
 #[cube]
 fn logistic(y: f32) -> f32 {
-    reciprocal(1.0f32 + exp2(-1.442_695f32 * y))
+    reciprocal(1.0f32 + exp2(-LOG2_E * y))
 }
 
 /// `Φ(y)`, to 1e-7, by formula 7.1.26 of Abramowitz and Stegun, Handbook of Mathematical Functions.
@@ -63,6 +65,6 @@ fn normal_distribution(y: f32) -> f32 {
             + t * (-0.142_248_37f32
                 + t * (0.710_706_9f32 + t * (-0.726_576f32 + t * 0.530_702_7f32))));
     // Half of the complement, e^(-y²/2) times the series.
-    let tail = series * exp2(-0.721_347_5f32 * y * y);
+    let tail = series * exp2(-0.5f32 * LOG2_E * y * y);
     select(y < 0.0f32, tail, 1.0f32 - tail)
 }

@@ -292,10 +292,6 @@ fn load_merged<T: Float>(
 /// Two chunks of columns take turns in shared memory. Boxes of the map are rows of `box_columns`
 /// elements, permuted by the swizzle of their width, so no two units write to one bank at once.
 #[cube]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is one coordinate of the tile"
-)]
 fn store_mapped<T: Float>(
     words: &Array<u32>,
     map: TensorMap<T, Tiled>,
@@ -368,10 +364,6 @@ fn store_mapped<T: Float>(
 
 /// Stores the 64 rows of one group, leaving out what lies outside `C`.
 #[cube]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is one coordinate of the tile"
-)]
 fn store_copied<T: Float>(
     words: &Array<u32>,
     out: u64,
