@@ -357,7 +357,7 @@ pub struct TrainingArguments {
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub devices: usize,
     /// How several devices share gradients
-    #[arg(long, value_enum, default_value_t = ExchangeChoice::AllReduce)]
+    #[arg(long, value_enum, default_value_t = ExchangeChoice::Main)]
     pub exchange: ExchangeChoice,
     /// Goes on with an unfinished run for the same output directory
     #[arg(long, action = ArgAction::SetTrue)]

@@ -340,7 +340,10 @@ fn what_cannot_be_trained_is_refused_in_one_line() {
     finetune(&["--ema", "2"], &["--ema 2", "share"]);
     finetune(&["--dtype", "f16"], &["--dtype f16", "bf16"]);
     finetune(&["--valid-share", "1"], &["--valid-share 1"]);
-    finetune(&["--devices", "2"], &["--exchange all-reduce", "main"]);
+    finetune(
+        &["--devices", "2", "--exchange", "all-reduce"],
+        &["--exchange all-reduce", "main"],
+    );
     let arguments = [
         "finetune",
         text(&llama),
