@@ -13,6 +13,7 @@ mod operands;
 mod passes;
 mod reference;
 mod report;
+pub mod rows;
 
 pub use networks::{Family, Phase};
 pub use one_layer::layer_us;

@@ -1,19 +1,17 @@
 //! `blr bench report`: our layers beside those of the peers, in one table.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn_blr::Method;
 use serde::{Deserialize, Serialize};
 
+use super::rows::{self, WRONG, forward};
 use crate::arguments::{BenchReportArguments, Common};
 use crate::error::CommandError;
 use crate::output::{self, Table};
 
 /// Token counts up to this are decoding: a matter of memory traffic, with a mean of their own.
 const FEW_TOKENS: usize = 16;
-
-/// Relative errors from here on are no rounding, whatever the number format: the row is left out.
-const WRONG: f64 = 0.1;
 
 /// What `blr bench layers` or `benches/peers/layers.py` wrote.
 #[derive(Deserialize)]
@@ -36,10 +34,6 @@ struct Row {
     share_of_limit: Option<f64>,
     /// Nothing where the output held numbers that are not finite.
     rel_err: Option<f64>,
-}
-
-fn forward() -> String {
-    "forward".to_string()
 }
 
 impl Row {
@@ -163,29 +157,14 @@ pub fn run(common: &Common, arguments: &BenchReportArguments) -> Result<(), Comm
 }
 
 fn read(path: &Path) -> Result<Measured, CommandError> {
-    let text = std::fs::read(path).map_err(|source| CommandError::Io {
-        path: path.to_path_buf(),
-        source,
-    })?;
-    let measured: Measured =
-        serde_json::from_slice(&text).map_err(|error| CommandError::NotBenchReport {
-            path: path.to_path_buf(),
-            reason: error.to_string(),
-        })?;
-    let unfit = measured.rows.iter().find(|row| {
-        row.median_us
-            .is_some_and(|median| !(median > 0.0 && median.is_finite()))
-    });
-    match unfit {
-        None => Ok(measured),
-        Some(row) => Err(CommandError::NotBenchReport {
-            path: PathBuf::from(path),
-            reason: format!(
-                "{} {} at {} tokens: median_us must be above 0",
-                row.method, row.layer, row.tokens
-            ),
-        }),
+    let measured: Measured = rows::read(path)?;
+    for row in &measured.rows {
+        if let Some(median_us) = row.median_us {
+            let what = (row.method.as_str(), row.layer.as_str(), row.tokens);
+            rows::check_time(path, what, median_us)?;
+        }
     }
+    Ok(measured)
 }
 
 /// The fastest of the rows of a case and method that are right and pass `filter`.

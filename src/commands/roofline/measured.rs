@@ -4,11 +4,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::commands::bench::rows::{self, WRONG, forward};
 use crate::error::CommandError;
 use crate::roofline::Ceilings;
-
-/// Relative errors from here on are no rounding, whatever the number format: the row is left out.
-const WRONG: f64 = 0.1;
 
 /// What `blr bench layers --json` wrote.
 #[derive(Deserialize)]
@@ -33,10 +31,6 @@ struct Row {
     rel_err: Option<f64>,
 }
 
-fn forward() -> String {
-    "forward".to_string()
-}
-
 /// The error of a row of a list that was written by hand.
 fn not_stated() -> Option<f64> {
     Some(0.0)
@@ -45,24 +39,12 @@ fn not_stated() -> Option<f64> {
 impl Measured {
     /// Reads a report.
     pub fn read(path: &Path) -> Result<Self, CommandError> {
-        let unfit = |reason: String| CommandError::NotBenchReport {
-            path: path.to_path_buf(),
-            reason,
-        };
-        let text = std::fs::read(path).map_err(|source| CommandError::Io {
-            path: path.to_path_buf(),
-            source,
-        })?;
-        let measured: Measured =
-            serde_json::from_slice(&text).map_err(|error| unfit(error.to_string()))?;
-        let wrong = |row: &&Row| !(row.median_us > 0.0 && row.median_us.is_finite());
-        match measured.rows.iter().find(wrong) {
-            None => Ok(measured),
-            Some(row) => Err(unfit(format!(
-                "{} {} at {} tokens: median_us must be above 0",
-                row.method, row.layer, row.tokens
-            ))),
+        let measured: Measured = rows::read(path)?;
+        for row in &measured.rows {
+            let what = (row.method.as_str(), row.layer.as_str(), row.tokens);
+            rows::check_time(path, what, row.median_us)?;
         }
+        Ok(measured)
     }
 
     /// The device on which it was measured.

@@ -88,17 +88,7 @@ impl Stored {
     ) -> Result<Self, TrainingError> {
         let shape = factor.dims().to_vec();
         let entries = entries(factor)?;
-        let bytes: Vec<u8> = match dtype {
-            Dtype::F16 => entries
-                .iter()
-                .flat_map(|&x| f16::from_f32(x).to_le_bytes())
-                .collect(),
-            Dtype::BF16 => entries
-                .iter()
-                .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
-                .collect(),
-            _ => entries.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        };
+        let bytes = to_bytes(&entries, dtype);
         if !decode(&bytes, dtype).iter().all(|entry| entry.is_finite()) {
             return Err(TrainingError::Overflow {
                 layer: layer.name.clone(),
@@ -110,6 +100,21 @@ impl Stored {
             shape,
             bytes,
         })
+    }
+}
+
+/// Numbers rounded to a format, `f32` for all but the two of 16 bits; those too large for it become
+/// infinite.
+pub(crate) fn to_bytes(values: &[f32], dtype: Dtype) -> Vec<u8> {
+    let values = values.iter();
+    match dtype {
+        Dtype::F16 => values
+            .flat_map(|&x| f16::from_f32(x).to_le_bytes())
+            .collect(),
+        Dtype::BF16 => values
+            .flat_map(|&x| bf16::from_f32(x).to_le_bytes())
+            .collect(),
+        _ => values.flat_map(|x| x.to_le_bytes()).collect(),
     }
 }
 

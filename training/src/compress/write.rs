@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use models::{BlrLayer, BlrSection, Checkpoint, Entry, LinearLayer};
 use serde_json::{Value, json};
@@ -77,7 +77,7 @@ pub(super) fn checkpoint(
     let config = config(source, replacements, extent)?;
     write_json(&folder.join("config.json"), &config)?;
     match extent {
-        Extent::Whole => copy_other_files(source, folder),
+        Extent::Whole => copy_files(&other_files(source.dir())?, folder),
         Extent::Part => Ok(()),
     }
 }
@@ -105,14 +105,16 @@ fn config(
     Ok(config)
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<(), TrainingError> {
+/// Writes JSON that is whole or not there.
+pub(crate) fn write_json(path: &Path, value: &Value) -> Result<(), TrainingError> {
     replace(path, |path| {
         fs::write(path, format!("{value:#}\n")).map_err(io(path))
     })
 }
 
-/// Copies what lies beside the weights: tokenizer, generation settings, licence and the like.
-fn copy_other_files(source: &Checkpoint, target: &Path) -> Result<(), TrainingError> {
+/// What lies beside the weights of a checkpoint, sorted: tokenizer, generation settings, licence and
+/// the like.
+pub(crate) fn other_files(source: &Path) -> Result<Vec<PathBuf>, TrainingError> {
     /// Weights in other formats, all of them of the dense model.
     const WEIGHTS: [&str; 9] = [
         "safetensors",
@@ -131,18 +133,29 @@ fn copy_other_files(source: &Checkpoint, target: &Path) -> Result<(), TrainingEr
         "report.html",
         RECORD,
     ];
-    for entry in fs::read_dir(source.dir()).map_err(io(source.dir()))? {
-        let path = entry.map_err(io(source.dir()))?.path();
+    let mut files = Vec::new();
+    for entry in fs::read_dir(source).map_err(io(source))? {
+        let path = entry.map_err(io(source))?.path();
         let name = path.file_name().unwrap_or_default();
         let extension = path.extension().unwrap_or_default();
         let skipped = !path.is_file()
             || WEIGHTS.iter().any(|&weights| extension == weights)
             || WRITTEN.iter().any(|&written| name == written);
         if !skipped {
-            replace(&target.join(name), |to| {
-                fs::copy(&path, to).map(drop).map_err(io(&path))
-            })?;
+            files.push(path);
         }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Copies files into a folder, each whole or not at all.
+pub(crate) fn copy_files(files: &[PathBuf], target: &Path) -> Result<(), TrainingError> {
+    for file in files {
+        let name = file.file_name().unwrap_or_default();
+        replace(&target.join(name), |to| {
+            fs::copy(file, to).map(drop).map_err(io(file))
+        })?;
     }
     Ok(())
 }

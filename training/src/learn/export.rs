@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -11,7 +10,7 @@ use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
 use crate::TrainingError;
-use crate::compress::{io, replace};
+use crate::compress::{copy_files, io, replace, to_bytes, write_json};
 
 /// Bytes of a weight file, beyond which another one is begun.
 const BYTES_OF_A_FILE: usize = 5_000_000_000;
@@ -42,35 +41,8 @@ pub(crate) fn checkpoint(
         files.add(tensor)?;
     }
     files.write(folder)?;
-    let config = folder.join("config.json");
-    replace(&config, |path| {
-        fs::write(path, format!("{:#}\n", around.config)).map_err(io(path))
-    })?;
-    for file in &around.files {
-        let name = file.file_name().unwrap_or_default();
-        replace(&folder.join(name), |to| {
-            fs::copy(file, to).map(drop).map_err(io(file))
-        })?;
-    }
-    Ok(())
-}
-
-/// What lies beside the weights of a checkpoint: tokenizer, generation settings and the like.
-pub(crate) fn other_files(source: &Path) -> Result<Vec<PathBuf>, TrainingError> {
-    const WRITTEN: [&str; 2] = ["config.json", "model.safetensors.index.json"];
-    let mut files = Vec::new();
-    for entry in fs::read_dir(source).map_err(io(source))? {
-        let path = entry.map_err(io(source))?.path();
-        let name = path.file_name().unwrap_or_default();
-        let weights = path
-            .extension()
-            .is_some_and(|ending| ending == "safetensors");
-        if path.is_file() && !weights && !WRITTEN.iter().any(|&written| name == written) {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
+    write_json(&folder.join("config.json"), &around.config)?;
+    copy_files(&around.files, folder)
 }
 
 /// A tensor as it is written.
@@ -119,16 +91,7 @@ fn encode(tensor: StoredTensor, source: Option<&Checkpoint>) -> Result<Encoded, 
             dtype: format!("{dtype:?}"),
         });
     }
-    let values = values.into_iter();
-    let bytes = match dtype {
-        Dtype::F16 => values
-            .flat_map(|x| f16::from_f32(x).to_le_bytes())
-            .collect(),
-        Dtype::BF16 => values
-            .flat_map(|x| bf16::from_f32(x).to_le_bytes())
-            .collect(),
-        _ => values.flat_map(f32::to_le_bytes).collect(),
-    };
+    let bytes = to_bytes(&values, dtype);
     Ok(Encoded {
         name,
         dtype,
@@ -201,10 +164,7 @@ impl WeightFiles {
         }
         if count > 1 {
             let index = json!({"metadata": {"total_size": self.total}, "weight_map": places});
-            let path = folder.join("model.safetensors.index.json");
-            replace(&path, |path| {
-                fs::write(path, format!("{index:#}\n")).map_err(io(path))
-            })?;
+            write_json(&folder.join("model.safetensors.index.json"), &index)?;
         }
         Ok(())
     }
