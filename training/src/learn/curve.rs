@@ -42,6 +42,15 @@ pub struct Curve {
     pub validations: Vec<Validation>,
 }
 
+impl Curve {
+    /// What happened up to a step, that step included.
+    pub(crate) fn until(mut self, step: usize) -> Self {
+        self.steps.retain(|done| done.step <= step);
+        self.validations.retain(|done| done.step <= step);
+        self
+    }
+}
+
 /// Losses of a batch: of all, of the task, of the outputs, of the hidden states.
 pub(crate) const PARTS: usize = 4;
 
@@ -150,6 +159,29 @@ impl Recording {
 mod tests {
     use super::*;
     use crate::learn::TrainOptions;
+
+    #[test]
+    fn a_curve_until_a_step_has_no_later_one() {
+        let step = |step| StepLoss {
+            step,
+            learning_rate: 0.1,
+            loss: 1.0,
+            task: 1.0,
+            output: 0.0,
+            hidden: 0.0,
+        };
+        let validation = |step| Validation {
+            step,
+            loss: 1.0,
+            accuracy: None,
+        };
+        let curve = |steps: &[usize], validations: &[usize]| Curve {
+            steps: steps.iter().copied().map(step).collect(),
+            validations: validations.iter().copied().map(validation).collect(),
+        };
+        let until = curve(&[1, 2, 3, 4], &[0, 3, 6]).until(3);
+        assert_eq!(until, curve(&[1, 2, 3], &[0, 3]));
+    }
 
     #[test]
     fn batches_of_several_devices_make_a_step_in_any_order() {

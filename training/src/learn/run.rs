@@ -31,6 +31,7 @@ use super::silent::Silent;
 use super::trainee::{Setup, Teaching, Trainee, freeze};
 use super::{Distillation, Exchange, TrainOptions, Trained};
 use crate::TrainingError;
+use crate::compress::other_files;
 
 /// What a training begins with.
 #[derive(Debug, Clone, Copy)]
@@ -130,6 +131,9 @@ pub fn train(
     let trained = trained_ids(&student, options.trained)?;
     let folder = RunFolder::open(request.out, &settings(request), request.resume)?;
     let (round, curve) = folder.last_round(options.rounds())?.unwrap_or_default();
+    let resumed_at = (round * options.save_every).min(options.steps);
+    // Burn keeps a round while the next one runs: its first steps may be in the curve.
+    let curve = curve.until(resumed_at);
 
     let parameters = student.num_params();
     let trainee = Trainee::new(student, average, setup);
@@ -143,7 +147,6 @@ pub fn train(
         failure: failure.clone(),
         listener: listener.clone(),
     };
-    let resumed_at = (round * options.save_every).min(options.steps);
     if round == 0 {
         validate(&trainee, request, &main, &shared)?;
     } else {
@@ -522,7 +525,7 @@ fn around<'a>(start: &Start<'a>) -> Result<Around<'a>, TrainingError> {
             }
             Ok(Around {
                 config: with_section(source.config_json(), section)?,
-                files: export::other_files(source.dir())?,
+                files: other_files(source.dir())?,
                 source: Some(source),
             })
         }
