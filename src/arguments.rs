@@ -45,6 +45,18 @@ pub struct Common {
     /// later runs
     #[arg(long, global = true, action = ArgAction::SetTrue)]
     pub tune: bool,
+    /// Most memory that a compressed layer on a GPU takes between its products, in MiB: with less than
+    /// all tokens need, it does fewer at a time and takes longer; 128 tokens at least [default: no limit]
+    #[arg(long, global = true, value_name = "MIB")]
+    pub scratch: Option<usize>,
+}
+
+impl Common {
+    /// The limit of the memory between products, in bytes.
+    pub fn scratch_bytes(&self) -> Option<usize> {
+        self.scratch
+            .map(|mebibytes| mebibytes.saturating_mul(1 << 20))
+    }
 }
 
 /// A number format of computation.
@@ -764,6 +776,8 @@ pub enum StrategyChoice {
     TensorCores,
     /// Tensor cores of compute capability 9.0
     Hopper,
+    /// The same, with both products of a Monarch layer in one kernel
+    Fused,
 }
 
 impl StrategyChoice {
@@ -775,6 +789,7 @@ impl StrategyChoice {
             StrategyChoice::Tiled => "tiled",
             StrategyChoice::TensorCores => "tensor-cores",
             StrategyChoice::Hopper => "hopper",
+            StrategyChoice::Fused => "fused",
         }
     }
 
@@ -786,6 +801,7 @@ impl StrategyChoice {
             StrategyChoice::Tiled => Some(Strategy::Tiled),
             StrategyChoice::TensorCores => Some(Strategy::TensorCores),
             StrategyChoice::Hopper => Some(Strategy::Hopper),
+            StrategyChoice::Fused => Some(Strategy::Fused),
         }
     }
 }

@@ -73,6 +73,7 @@ impl Common {
         }
         device.seed(self.seed);
         burn_blr::tuning::set_wanted(self.tune);
+        burn_blr::scratch::limit(self.scratch_bytes());
         Ok(ChosenDevice {
             device,
             name,

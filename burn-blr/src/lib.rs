@@ -39,6 +39,7 @@ pub mod init;
 pub mod modules;
 pub mod network;
 pub mod ops;
+pub mod scratch;
 pub mod strategy;
 pub mod structure;
 pub mod tuning;

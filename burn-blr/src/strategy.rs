@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub use cubecl_kernels::Strategy;
 
 /// The strategies by their numbers in [`CHOSEN`].
-const ALL: [Strategy; 6] = [
+const ALL: [Strategy; 7] = [
     Strategy::Auto,
     Strategy::Tuned,
     Strategy::Naive,
     Strategy::Tiled,
     Strategy::TensorCores,
     Strategy::Hopper,
+    Strategy::Fused,
 ];
 
 static CHOSEN: AtomicUsize = AtomicUsize::new(0);

@@ -71,3 +71,36 @@ impl<'a, R: Runtime> Context<'a, R> {
 pub(crate) fn tokens_of<R: Runtime>(binding: &TensorBinding<R>) -> usize {
     axis_size(binding, 0)
 }
+
+/// Runs of at most `most` tokens, as (first, number).
+pub(crate) fn runs(tokens: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..tokens)
+        .step_by(most)
+        .map(move |first| (first, most.min(tokens - first)))
+}
+
+/// Tokens that scratch holds at a time: those along `axis` of its tensor, but no more than `tokens`.
+pub(crate) fn held_tokens<R: Runtime>(
+    scratch: &TensorBinding<R>,
+    axis: usize,
+    tokens: usize,
+) -> usize {
+    // Scratch without room is of the wrong shape, as the check that follows says.
+    match axis_size(scratch, axis) {
+        0 => tokens,
+        held => held.min(tokens),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_cover_all_tokens_once() {
+        let found = |tokens, most| runs(tokens, most).collect::<Vec<_>>();
+        assert_eq!(found(5, 2), [(0, 2), (2, 2), (4, 1)]);
+        assert_eq!(found(4, 4), [(0, 4)]);
+        assert_eq!(found(0, 3), []);
+    }
+}

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use crate::activation::Activation;
 use crate::context::Context;
 use crate::error::KernelError;
-use crate::operand::View;
+use crate::operand::{View, rows};
 
 /// How outputs meet another tensor of their shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,6 +58,15 @@ impl<R: Runtime> Epilogue<R> {
             context.input("merged", merged, &[tokens, out_features])?;
         }
         Ok(())
+    }
+
+    /// What is done to a run of the tokens.
+    pub(crate) fn rows(&self, run: (usize, usize), element_bytes: usize) -> Self {
+        let merged = self.merged.as_ref();
+        Self {
+            merged: merged.map(|(merge, merged)| (*merge, rows(merged, run, element_bytes))),
+            ..self.clone()
+        }
     }
 
     /// The view of what is merged; `unread` where nothing is.

@@ -44,6 +44,16 @@ impl View {
         Self::new(binding, strides[0], strides[1], strides[2])
     }
 
+    /// Views blocks of `rows` by `columns` that lie one after another from the start of a buffer.
+    pub fn contiguous(rows: usize, columns: usize) -> Self {
+        Self {
+            batch: rows * columns,
+            row: columns,
+            column: 1,
+            alignment: 16,
+        }
+    }
+
     /// Views a matrix `[row, column]` as a batch of one.
     pub fn matrix<R: Runtime>(binding: &TensorBinding<R>) -> Self {
         Self::new(binding, 0, binding.strides[0], binding.strides[1])
@@ -159,6 +169,30 @@ pub(crate) fn elements_reached<R: Runtime>(binding: &TensorBinding<R>) -> usize 
     axes.fold(1, |reached: usize, (size, stride)| {
         reached.saturating_add((size - 1).saturating_mul(*stride))
     })
+}
+
+/// `count` rows of a checked tensor `[tokens, features]` from row `first` on.
+pub(crate) fn rows<R: Runtime>(
+    binding: &TensorBinding<R>,
+    (first, count): (usize, usize),
+    element_bytes: usize,
+) -> TensorBinding<R> {
+    let mut rows = along(binding, 0, count);
+    let offset = (first * binding.strides[0] * element_bytes) as u64;
+    let start = rows.handle.offset_start.unwrap_or(0);
+    rows.handle.offset_start = Some(start + offset);
+    rows
+}
+
+/// The first `count` of an axis of a checked tensor.
+pub(crate) fn along<R: Runtime>(
+    binding: &TensorBinding<R>,
+    axis: usize,
+    count: usize,
+) -> TensorBinding<R> {
+    let mut narrowed = binding.clone();
+    narrowed.shape[axis] = count;
+    narrowed
 }
 
 /// Size of an axis; a tensor that lacks it has none, as the shape check that follows says.

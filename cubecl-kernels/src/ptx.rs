@@ -93,6 +93,20 @@ pub(crate) fn sync_some(barrier: u32, #[comptime] units: usize) {
     gpu_asm!("bar.sync {barrier}, {units};", barrier = in(_) value::<u32>(barrier));
 }
 
+/// Keeps `registers`, a multiple of 8, for each unit of the group of four planes and gives back the
+/// rest; all four have to come here.
+#[cube]
+pub(crate) fn give_registers(#[comptime] registers: usize) {
+    gpu_asm!("setmaxnreg.dec.sync.aligned.u32 {registers};");
+}
+
+/// Waits until there are `registers`, a multiple of 8, for each unit of the group of four planes; all
+/// four have to come here.
+#[cube]
+pub(crate) fn take_registers(#[comptime] registers: usize) {
+    gpu_asm!("setmaxnreg.inc.sync.aligned.u32 {registers};");
+}
+
 /// Loads four 8 x 8 matrices of 16-bit elements (or 8 x 4 of 32-bit ones); lane `l` names row `l % 8` of matrix
 /// `l / 8`, 16 bytes at `address + offset`.
 #[cube]
@@ -176,6 +190,15 @@ pub(crate) fn group_sums(columns: usize) -> usize {
     (columns / 2).next_power_of_two()
 }
 
+/// Words of `steps` times 16 columns that a unit holds, in a vector whose length has to be a power of
+/// two.
+pub(crate) fn held_words(steps: usize) -> usize {
+    (4 * steps).next_power_of_two()
+}
+
+/// Products of 16 terms in a panel.
+pub(crate) const PANEL_STEPS: usize = 4;
+
 /// PTX of the asynchronous products of one panel's depth: sums and results are `%0` on, the sums'
 /// old values follow, then the two descriptors.
 ///
@@ -190,7 +213,7 @@ fn group_products(columns: usize, element: MmaElement) -> String {
         text += &format!("mov.f32 t{i}, %{};\n", held + i);
     }
     text += "wgmma.fence.sync.aligned;\n";
-    for step in 0..4 {
+    for step in 0..PANEL_STEPS {
         // 16 terms are 32 bytes, two units of a descriptor's address.
         text += &format!("add.s64 da, %{}, {};\n", 2 * held, 2 * step);
         text += &format!("add.s64 db, %{}, {};\n", 2 * held + 1, 2 * step);
@@ -222,6 +245,75 @@ pub(crate) fn multiply_group<N: Size>(
         "{body}",
         out = out(_) out, sums = in(_) value::<Vector<f32, N>>(sums),
         left = in(_) value::<u64>(left), right = in(_) value::<u64>(right),
+    );
+    out
+}
+
+/// PTX of the asynchronous products of `steps` times 16 terms with the left operand in registers:
+/// results and old sums as in [`group_products`], then `words` registers, of which four belong to
+/// each 16 terms, then the descriptors of the panel that the first terms are in, from its 16 terms
+/// number `first` on, and of the one after it.
+fn held_products(
+    columns: usize,
+    element: MmaElement,
+    words: usize,
+    first: usize,
+    steps: usize,
+) -> String {
+    let (sums, held) = (columns / 2, group_sums(columns));
+    let registers: Vec<String> = (0..sums).map(|i| format!("t{i}")).collect();
+    let registers = registers.join(", ");
+    let ty = element.name();
+    let mut text = format!("{{\n.reg .b64 db;\n.reg .f32 t<{sums}>;\n");
+    for i in 0..sums {
+        text += &format!("mov.f32 t{i}, %{};\n", held + i);
+    }
+    text += "wgmma.fence.sync.aligned;\n";
+    for step in 0..steps {
+        let at = first + step;
+        let panel = 2 * held + words + at / PANEL_STEPS;
+        text += &format!("add.s64 db, %{panel}, {};\n", 2 * (at % PANEL_STEPS));
+        let left: Vec<String> = (0..4)
+            .map(|i| format!("%{}", 2 * held + 4 * step + i))
+            .collect();
+        let left = left.join(", ");
+        text += &format!(
+            "wgmma.mma_async.sync.aligned.m64n{columns}k16.f32.{ty}.{ty} {{{registers}}}, {{{left}}}, db, 1, 1, 1, 0;\n"
+        );
+    }
+    text += "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n";
+    for i in 0..sums {
+        text += &format!("mov.f32 %{i}, t{i};\n");
+    }
+    text + "}\n"
+}
+
+/// `A B + C` by four planes, for `A` 64 x 16 `steps` in registers and `B` in shared memory, from 16
+/// terms number `first` of the panel `right` on and then in the panel `next`, both as for
+/// [`multiply_group`].
+///
+/// `left` holds neighbouring columns in a word: for every 16 columns those of a unit's first row and
+/// of the row eight below, of the first eight columns and of the second.
+#[cube]
+pub(crate) fn multiply_held<N: Size, W: Size>(
+    sums: Vector<f32, N>,
+    left: Vector<u32, W>,
+    right: u64,
+    next: u64,
+    #[comptime] columns: usize,
+    #[comptime] first: usize,
+    #[comptime] steps: usize,
+    #[comptime] element: MmaElement,
+) -> Vector<f32, N> {
+    let words = comptime!(held_words(steps));
+    let body = comptime!(held_products(columns, element, words, first, steps));
+    let out: Vector<f32, N>;
+    gpu_asm!(
+        "// {out} {sums} {left} {right} {next}",
+        "{body}",
+        out = out(_) out, sums = in(_) value::<Vector<f32, N>>(sums),
+        left = in(_) value::<Vector<u32, W>>(left),
+        right = in(_) value::<u64>(right), next = in(_) value::<u64>(next),
     );
     out
 }

@@ -22,4 +22,7 @@ pub enum Strategy {
     /// Tensor cores of compute capability 9.0, for every product of several tokens whose operands
     /// have the layout that its tensor maps need; other products as [`Strategy::TensorCores`].
     Hopper,
+    /// As [`Strategy::Hopper`], and both products of a Monarch layer in one kernel, without memory
+    /// between them.
+    Fused,
 }

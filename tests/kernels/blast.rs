@@ -18,6 +18,7 @@ on_every_device! {
     forward_matches_reference_for_strided_tensors
     forward_matches_reference_on_tensor_cores
     forward_applies_the_epilogue
+    forward_matches_reference_with_little_scratch
     backward_matches_reference_when_sizes_share_no_factor_with_a_tile
     backward_matches_reference_when_sizes_fill_tiles
     backward_matches_reference_for_strided_tensors
@@ -74,7 +75,7 @@ fn check_forward<R: Runtime>(
     let dims = dims(sizes);
     let (n, m) = (dims.in_features(), dims.out_features());
     let data = Data::new(&dims, tokens, setting.dtype);
-    let coupled = setting.output(client, &dims.scratch_shape(tokens));
+    let coupled = setting.scratch(client, tokens, |tokens| dims.scratch_shape(tokens));
     let bias = with_bias.then_some(data.bias.values.as_slice());
     let (output, epilogue) = setting.finish(client, [tokens, m], bias);
     let operands = BlastForward {
@@ -289,6 +290,14 @@ fn forward_applies_the_epilogue<R: Runtime>(client: &ComputeClient<R>) {
     for setting in Setting::finished() {
         check_forward(client, setting, (2, 24, 48, 80), 5, true);
         check_forward(client, setting, (2, 24, 48, 80), 70, true);
+    }
+}
+
+fn forward_matches_reference_with_little_scratch<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::little_scratch() {
+        for tokens in [23, 48, 70] {
+            check_forward(client, setting, (2, 24, 48, 80), tokens, true);
+        }
     }
 }
 

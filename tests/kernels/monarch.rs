@@ -18,6 +18,8 @@ on_every_device! {
     forward_matches_reference_for_strided_tensors
     forward_matches_reference_on_tensor_cores
     forward_applies_the_epilogue
+    forward_matches_reference_with_little_scratch
+    forward_matches_reference_in_one_kernel
     backward_matches_reference_when_sizes_share_no_factor_with_a_tile
     backward_matches_reference_when_sizes_fill_tiles
     backward_matches_reference_for_strided_tensors
@@ -74,7 +76,7 @@ fn check_forward<R: Runtime>(
     let dims = dims(sizes, order);
     let (n, m) = (dims.in_features(), dims.out_features());
     let data = Data::new(&dims, tokens, setting.dtype);
-    let inner = setting.output(client, &dims.scratch_shape(tokens));
+    let inner = setting.scratch(client, tokens, |tokens| dims.scratch_shape(tokens));
     let bias = with_bias.then_some(data.bias.values.as_slice());
     let (output, epilogue) = setting.finish(client, [tokens, m], bias);
     let operands = MonarchForward {
@@ -82,18 +84,29 @@ fn check_forward<R: Runtime>(
         right: setting.input(client, &dims.right_shape(), &data.right.values),
         left: setting.input(client, &dims.left_shape(), &data.left.values),
         epilogue,
-        inner: inner.binding(),
         output: output.binding(),
     };
     let dtype = setting.dtype;
-    if !setting.ran(monarch::forward(
+    let mut asked = false;
+    let scratch = |shape| {
+        asked = true;
+        assert_eq!(shape, dims.scratch_shape(tokens));
+        inner.binding()
+    };
+    let launched = monarch::forward(
         client,
         operands,
         &dims,
         dtype.elem(),
         &setting.strategy,
-    )) {
+        scratch,
+    );
+    if !setting.ran(launched) {
         return;
+    }
+    if !matches!(setting.strategy, Strategy::Auto | Strategy::Tuned) {
+        let apart = setting.strategy != Strategy::Fused && tokens > 0;
+        assert_eq!(asked, apart, "scratch for {setting:?}");
     }
     let bias = with_bias.then_some(data.bias.values.as_slice());
     let (x, right, left) = (&data.input.values, &data.right.values, &data.left.values);
@@ -316,6 +329,60 @@ fn forward_applies_the_epilogue<R: Runtime>(client: &ComputeClient<R>) {
         let order = OutputOrder::Interleaved;
         check_forward(client, setting, (2, 24, 48, 80), order, 5, true);
         check_forward(client, setting, (2, 24, 48, 80), order, 70, true);
+    }
+}
+
+fn forward_matches_reference_with_little_scratch<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::little_scratch() {
+        for tokens in [23, 48, 70] {
+            check_forward(
+                client,
+                setting,
+                (2, 24, 48, 80),
+                OutputOrder::Interleaved,
+                tokens,
+                true,
+            );
+        }
+    }
+}
+
+/// Parts of 16 to 128 ranks, which panels of the left factor end with after 1, 2 or 4 of; one to three
+/// tiles of columns, whole and not; depths that are no whole panels.
+const FUSED_SIZES: [Sizes; 8] = [
+    (4, 256, 512, 320),
+    (4, 64, 192, 192),
+    (2, 192, 208, 368),
+    (2, 256, 320, 800),
+    (4, 192, 288, 1376),
+    (8, 128, 192, 320),
+    (4, 320, 256, 1056),
+    (1, 64, 72, 520),
+];
+
+fn forward_matches_reference_in_one_kernel<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::fused() {
+        for sizes in FUSED_SIZES {
+            for tokens in [1, 77, 129, 300] {
+                let order = match tokens % 2 {
+                    0 => OutputOrder::Contiguous,
+                    _ => OutputOrder::Interleaved,
+                };
+                check_forward(client, setting, sizes, order, tokens, tokens > 77);
+            }
+            check_forward(client, setting, sizes, OutputOrder::Contiguous, 200, true);
+        }
+    }
+    for setting in Setting::finished() {
+        if setting.strategy == Strategy::Hopper {
+            let fused = Setting {
+                strategy: Strategy::Fused,
+                ..setting
+            };
+            for order in ORDERS {
+                check_forward(client, fused, (4, 64, 192, 800), order, 130, true);
+            }
+        }
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Setting {
     pub written: Layout,
     pub activation: Activation,
     pub merge: Option<(Merge, Other)>,
+    /// Most tokens that the scratch of a forward pass has room for.
+    pub room: usize,
 }
 
 impl Setting {
@@ -40,7 +42,30 @@ impl Setting {
             written: Layout::Contiguous,
             activation: Activation::None,
             merge: None,
+            room: usize::MAX,
         }
+    }
+
+    /// Room for fewer tokens than there are between the products, with everything that is done to
+    /// outputs, and tensors that are not contiguous.
+    pub fn little_scratch() -> [Self; 4] {
+        let padded = Self {
+            read: Layout::Padded,
+            written: Layout::Padded,
+            ..Self::plain(Dtype::F32, Strategy::Tiled)
+        };
+        let settings = [
+            padded,
+            Self::plain(Dtype::F32, Strategy::Auto),
+            Self::plain(Dtype::F16, Strategy::TensorCores),
+            Self::plain(Dtype::F16, Strategy::Hopper),
+        ];
+        settings.map(|setting| Self {
+            activation: Activation::Silu,
+            merge: Some((Merge::Times, Other::InOutput)),
+            room: 24,
+            ..setting
+        })
     }
 
     /// Tensor cores with every element type they multiply, contiguous.
@@ -52,6 +77,11 @@ impl Setting {
     /// The tensor cores of compute capability 9.0, contiguous; on others a visible skip.
     pub fn hopper() -> [Self; 2] {
         [Dtype::F16, Dtype::Bf16].map(|dtype| Self::plain(dtype, Strategy::Hopper))
+    }
+
+    /// As [`Setting::hopper`], with both products of a Monarch layer in one kernel.
+    pub fn fused() -> [Self; 2] {
+        [Dtype::F16, Dtype::Bf16].map(|dtype| Self::plain(dtype, Strategy::Fused))
     }
 
     /// Plans by measurement: with tensor cores, and without.
@@ -171,15 +201,22 @@ impl Setting {
         strategies
             .flat_map(|strategy| {
                 layouts.map(|(read, written)| Self {
-                    dtype,
-                    strategy,
                     read,
                     written,
-                    activation: Activation::None,
-                    merge: None,
+                    ..Self::plain(dtype, strategy)
                 })
             })
             .collect()
+    }
+
+    /// Scratch of a `shape` for as many of `tokens` as there is room for.
+    pub fn scratch<R: Runtime, const D: usize>(
+        &self,
+        client: &ComputeClient<R>,
+        tokens: usize,
+        shape: impl Fn(usize) -> [usize; D],
+    ) -> DeviceTensor<R> {
+        self.output(client, &shape(tokens.min(self.room)))
     }
 
     pub fn input<R: Runtime>(

@@ -14,6 +14,7 @@ use cubecl_kernels::{
 };
 
 use super::{Bias, BlrBackend, Merged, plain};
+use crate::scratch::tokens_at_a_time;
 use crate::strategy::{chosen, count_unserved};
 
 impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
@@ -67,7 +68,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 u: binding(&u),
                 v: binding(&v),
                 epilogue: epilogue(&bias, activation, &merged),
-                inner: empty(&input, dims.scratch_shape(tokens)).binding(),
+                inner: scratch(&input, |tokens| dims.scratch_shape(tokens)),
                 output: binding(&output),
             };
             low_rank::forward(&input.client, operands, &dims, element(&input), &chosen())?;
@@ -130,10 +131,11 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 right: binding(&right),
                 left: binding(&left),
                 epilogue: epilogue(&bias, activation, &merged),
-                inner: empty(&input, dims.scratch_shape(tokens)).binding(),
                 output: binding(&output),
             };
-            monarch::forward(&input.client, operands, &dims, element(&input), &chosen())?;
+            let scratch = |_| scratch(&input, |tokens| dims.scratch_shape(tokens));
+            let (client, dtype) = (&input.client, element(&input));
+            monarch::forward(client, operands, &dims, dtype, &chosen(), scratch)?;
             Ok(output)
         };
         match served(launch()) {
@@ -195,7 +197,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 s: binding(&s),
                 v: binding(&v),
                 epilogue: epilogue(&bias, activation, &merged),
-                coupled: empty(&input, dims.scratch_shape(tokens)).binding(),
+                coupled: scratch(&input, |tokens| dims.scratch_shape(tokens)),
                 output: binding(&output),
             };
             blast::forward(&input.client, operands, &dims, element(&input), &chosen())?;
@@ -352,6 +354,16 @@ fn output<R: CubeRuntime>(
         Merged::Times(other) | Merged::Plus(other) => over_or_empty(other, input, shape),
         Merged::Alone => empty(input, shape),
     }
+}
+
+/// Memory between the products of a layer, of a `shape` for as many tokens as the limit allows.
+fn scratch<R: CubeRuntime, const D: usize>(
+    input: &CubeTensor<R>,
+    shape: impl Fn(usize) -> [usize; D],
+) -> TensorBinding<R> {
+    let elements: usize = shape(1).iter().product();
+    let tokens = tokens_at_a_time(input.meta.shape()[0], elements * input.dtype.size());
+    empty(input, shape(tokens)).binding()
 }
 
 fn empty<R: CubeRuntime, const D: usize>(like: &CubeTensor<R>, shape: [usize; D]) -> CubeTensor<R> {

@@ -3,12 +3,13 @@
 use cubecl::prelude::*;
 
 use super::problem;
-use crate::context::{Context, tokens_of};
+use crate::context::{Context, held_tokens, runs, tokens_of};
 use crate::couple::{PlannedCouple, PlannedCoupleGradient};
 use crate::coupled_product::{CoupledOperands, PlannedCoupledProduct};
 use crate::epilogue::Epilogue;
 use crate::error::KernelError;
 use crate::format::BlastDims;
+use crate::operand::{along, rows};
 use crate::product::{PlannedProduct, ProductOperands};
 use crate::strategy::Strategy;
 use crate::zero::fill_zero;
@@ -26,7 +27,8 @@ pub struct BlastForward<R: Runtime> {
     pub v: TensorBinding<R>,
     /// What is done to each output.
     pub epilogue: Epilogue<R>,
-    /// Scratch, `[b, tokens, r]`: holds `Z` afterwards.
+    /// Scratch, `[b, tokens, r]`: holds `Z` afterwards. May have room for fewer tokens: so many are then
+    /// done at a time.
     pub coupled: TensorBinding<R>,
     /// Written, `[tokens, out]`.
     pub output: TensorBinding<R>,
@@ -93,38 +95,44 @@ pub fn forward<R: Runtime>(
     context.input("s", &s, &dims.s_shape())?;
     context.input("v", &v, &dims.v_shape())?;
     epilogue.check(&mut context, tokens, dims.out_features())?;
-    context.output("coupled", &coupled, &dims.scratch_shape(tokens))?;
+    let held = held_tokens(&coupled, 1, tokens);
+    context.output("coupled", &coupled, &dims.scratch_shape(held))?;
     context.output("output", &output, &[tokens, dims.out_features()])?;
     if tokens == 0 {
         return Ok(());
     }
 
-    // `Y`, where it is stored at all, lies where its couplings will.
-    let product = problem::inner(dims, tokens, &input, &v, &coupled);
-    let couple = problem::coupled(dims, tokens, &s, &coupled, &coupled);
-    let first = PlannedCoupledProduct::new(&context, product, couple)?;
-    let second = problem::output(dims, tokens, &coupled, &u, &epilogue, &output);
-    let second = PlannedProduct::new(&context, second)?;
-
-    first.launch(
-        &context,
-        CoupledOperands {
+    let bytes = context.element_bytes;
+    let plan = |run: (usize, usize)| {
+        let coupled = along(&coupled, 1, run.1);
+        let (input, output) = (rows(&input, run, bytes), rows(&output, run, bytes));
+        let epilogue = epilogue.rows(run, bytes);
+        // `Y`, where it is stored at all, lies where its couplings will.
+        let product = problem::inner(dims, run.1, &input, &v, &coupled);
+        let couple = problem::coupled(dims, run.1, &s, &coupled, &coupled);
+        let first = PlannedCoupledProduct::new(&context, product, couple)?;
+        let second = problem::output(dims, run.1, &coupled, &u, &epilogue, &output);
+        let second = PlannedProduct::new(&context, second)?;
+        let of_first = CoupledOperands {
             lhs: input,
-            rhs: v,
-            coupling: s,
+            rhs: v.clone(),
+            coupling: s.clone(),
             out: coupled.clone(),
-        },
-    );
-    second.launch(
-        &context,
-        ProductOperands {
+        };
+        let of_second = ProductOperands {
             lhs: coupled,
-            rhs: u,
+            rhs: u.clone(),
             bias: epilogue.bias,
             merged: epilogue.merged.map(|(_, merged)| merged),
             out: output,
-        },
-    );
+        };
+        Ok((first, of_first, second, of_second))
+    };
+    let planned: Result<Vec<_>, KernelError> = runs(tokens, held).map(plan).collect();
+    for (first, of_first, second, of_second) in planned? {
+        first.launch(&context, of_first);
+        second.launch(&context, of_second);
+    }
     Ok(())
 }
 

@@ -106,7 +106,7 @@ impl CouplePlan {
         match strategy {
             Strategy::Naive => Ok(CouplePlan::Naive),
             Strategy::Tiled => Ok(tiled()),
-            Strategy::TensorCores | Strategy::Hopper => tensor_cores(),
+            Strategy::TensorCores | Strategy::Hopper | Strategy::Fused => tensor_cores(),
             // Only here may the device choose: it may lack tensor cores, or room for the tile.
             Strategy::Auto | Strategy::Tuned if element_bytes > MmaElement::Bf16.bytes() => {
                 Ok(without())
@@ -245,8 +245,8 @@ impl CoupleGradientPlan {
             Strategy::Naive => Ok(CoupleGradientPlan::Naive),
             Strategy::Tiled => tiled(),
             // Couplings are never rounded to tf32: there would be little to gain.
-            Strategy::TensorCores | Strategy::Hopper if exact => tiled(),
-            Strategy::TensorCores | Strategy::Hopper => tensor_cores(),
+            Strategy::TensorCores | Strategy::Hopper | Strategy::Fused if exact => tiled(),
+            Strategy::TensorCores | Strategy::Hopper | Strategy::Fused => tensor_cores(),
             // Only here may the device choose: it may lack tensor cores, or room for a cube.
             Strategy::Auto | Strategy::Tuned => {
                 let planned = if exact {

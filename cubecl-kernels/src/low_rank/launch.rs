@@ -3,10 +3,12 @@
 use cubecl::prelude::*;
 
 use super::problem;
-use crate::context::{Context, tokens_of};
+use crate::context::{Context, held_tokens, runs, tokens_of};
+
 use crate::epilogue::Epilogue;
 use crate::error::KernelError;
 use crate::format::LowRankDims;
+use crate::operand::{along, rows};
 use crate::product::{PlannedProduct, ProductOperands};
 use crate::strategy::Strategy;
 use crate::zero::fill_zero;
@@ -22,7 +24,8 @@ pub struct LowRankForward<R: Runtime> {
     pub v: TensorBinding<R>,
     /// What is done to each output.
     pub epilogue: Epilogue<R>,
-    /// Scratch, `[tokens, r]`: holds `Y = x vᵀ` afterwards.
+    /// Scratch, `[tokens, r]`: holds `Y = x vᵀ` afterwards. May have fewer rows: so many tokens are then
+    /// done at a time.
     pub inner: TensorBinding<R>,
     /// Written, `[tokens, out]`.
     pub output: TensorBinding<R>,
@@ -51,7 +54,7 @@ pub struct LowRankBackward<R: Runtime> {
 
 /// Computes `output = (input vᵀ) uᵀ + bias`.
 ///
-/// Sums in `f32`; `inner` is stored in `dtype`. Launches two products, none for zero tokens.
+/// Sums in `f32`; `inner` is stored in `dtype`. Launches two products for each run of tokens that the scratch has room for.
 ///
 /// # Errors
 ///
@@ -79,37 +82,42 @@ pub fn forward<R: Runtime>(
     context.input("u", &u, &dims.u_shape())?;
     context.input("v", &v, &dims.v_shape())?;
     epilogue.check(&mut context, tokens, dims.out_features())?;
-    context.output("inner", &inner, &dims.scratch_shape(tokens))?;
+    let held = held_tokens(&inner, 0, tokens);
+    context.output("inner", &inner, &dims.scratch_shape(held))?;
     context.output("output", &output, &[tokens, dims.out_features()])?;
     if tokens == 0 {
         return Ok(());
     }
 
-    let first = problem::inner(dims, tokens, &input, &v, &inner);
-    let first = PlannedProduct::new(&context, first)?;
-    let second = problem::output(dims, tokens, &inner, &u, &epilogue, &output);
-    let second = PlannedProduct::new(&context, second)?;
-
-    first.launch(
-        &context,
-        ProductOperands {
+    let bytes = context.element_bytes;
+    let plan = |run: (usize, usize)| {
+        let inner = along(&inner, 0, run.1);
+        let (input, output) = (rows(&input, run, bytes), rows(&output, run, bytes));
+        let epilogue = epilogue.rows(run, bytes);
+        let first = problem::inner(dims, run.1, &input, &v, &inner);
+        let second = problem::output(dims, run.1, &inner, &u, &epilogue, &output);
+        let first = PlannedProduct::new(&context, first)?;
+        let second = PlannedProduct::new(&context, second)?;
+        let of_first = ProductOperands {
             lhs: input,
-            rhs: v,
+            rhs: v.clone(),
             bias: None,
             merged: None,
             out: inner.clone(),
-        },
-    );
-    second.launch(
-        &context,
-        ProductOperands {
+        };
+        let of_second = ProductOperands {
             lhs: inner,
-            rhs: u,
+            rhs: u.clone(),
             bias: epilogue.bias,
             merged: epilogue.merged.map(|(_, merged)| merged),
             out: output,
-        },
-    );
+        };
+        Ok([(first, of_first), (second, of_second)])
+    };
+    let planned: Result<Vec<_>, KernelError> = runs(tokens, held).map(plan).collect();
+    for (product, operands) in planned?.into_iter().flatten() {
+        product.launch(&context, operands);
+    }
     Ok(())
 }
 

@@ -2,11 +2,13 @@
 
 use cubecl::prelude::*;
 
+use super::fused::{FusedOperands, PlannedFused};
 use super::problem;
-use crate::context::{Context, tokens_of};
+use crate::context::{Context, held_tokens, runs, tokens_of};
 use crate::epilogue::Epilogue;
 use crate::error::KernelError;
 use crate::format::MonarchDims;
+use crate::operand::{View, along, rows};
 use crate::product::{PlannedProduct, ProductOperands};
 use crate::strategy::Strategy;
 use crate::zero::fill_zero;
@@ -22,8 +24,6 @@ pub struct MonarchForward<R: Runtime> {
     pub left: TensorBinding<R>,
     /// What is done to each output.
     pub epilogue: Epilogue<R>,
-    /// Scratch, `[b, tokens, r]`: holds `Z` afterwards.
-    pub inner: TensorBinding<R>,
     /// Written, `[tokens, out]`.
     pub output: TensorBinding<R>,
 }
@@ -51,20 +51,23 @@ pub struct MonarchBackward<R: Runtime> {
 
 /// Computes the Monarch product of the [module](super).
 ///
-/// Sums in `f32`; `inner` is stored in `dtype`. Launches two batched products, none for zero
-/// tokens; both permutations happen in their stores.
+/// Sums in `f32`; `Z` is rounded to `dtype`. Launches one kernel where the plan is to fuse both
+/// products, else two, and nothing for zero tokens. Two need memory for `Z`: `scratch` is called with
+/// its shape `[b, tokens, r]`, once and only then. It may give room for fewer tokens: so many are
+/// then done at a time, by two kernels each. Both permutations happen in stores.
 ///
 /// # Errors
 ///
 /// [`KernelError::Shape`] or [`KernelError::Buffer`] if a tensor is not as [`MonarchForward`]
-/// says, [`KernelError::InvalidConfig`] if a written tensor is broadcast,
-/// [`KernelError::Unavailable`] if the device can not run it. Nothing is launched then.
+/// says or the scratch not of that shape, [`KernelError::InvalidConfig`] if a written tensor is
+/// broadcast, [`KernelError::Unavailable`] if the device can not run it. Nothing is launched then.
 pub fn forward<R: Runtime>(
     client: &ComputeClient<R>,
     operands: MonarchForward<R>,
     dims: &MonarchDims,
     dtype: ElemType,
     strategy: &Strategy,
+    scratch: impl FnOnce([usize; 3]) -> TensorBinding<R>,
 ) -> Result<(), KernelError> {
     let tokens = tokens_of(&operands.input);
     let mut context = Context::new(client, dtype, strategy)?;
@@ -73,44 +76,70 @@ pub fn forward<R: Runtime>(
         right,
         left,
         epilogue,
-        inner,
         output,
     } = operands;
     context.input("input", &input, &[tokens, dims.in_features()])?;
     context.input("right", &right, &dims.right_shape())?;
     context.input("left", &left, &dims.left_shape())?;
     epilogue.check(&mut context, tokens, dims.out_features())?;
-    context.output("inner", &inner, &dims.scratch_shape(tokens))?;
     context.output("output", &output, &[tokens, dims.out_features()])?;
     if tokens == 0 {
         return Ok(());
     }
 
-    let first = problem::inner(dims, tokens, &input, &right, &inner);
-    let first = PlannedProduct::new(&context, first)?;
-    let second = problem::output(dims, tokens, &inner, &left, &epilogue, &output);
-    let second = PlannedProduct::new(&context, second)?;
+    let problems = |inner: View| {
+        (
+            problem::inner(dims, tokens, &input, &right, inner),
+            problem::output(dims, tokens, inner, &left, &epilogue, &output),
+        )
+    };
+    let [_, _, rank] = dims.scratch_shape(tokens);
+    let (first, second) = problems(View::contiguous(tokens, rank));
+    if let Some(fused) = PlannedFused::chosen(&context, first, second)? {
+        let operands = FusedOperands {
+            input,
+            right,
+            left,
+            epilogue,
+            out: output,
+        };
+        fused.launch(&context, operands);
+        return Ok(());
+    }
 
-    first.launch(
-        &context,
-        ProductOperands {
+    let inner = scratch(dims.scratch_shape(tokens));
+    let held = held_tokens(&inner, 1, tokens);
+    context.output("inner", &inner, &dims.scratch_shape(held))?;
+    let bytes = context.element_bytes;
+    let plan = |run: (usize, usize)| {
+        let inner = along(&inner, 1, run.1);
+        let (input, output) = (rows(&input, run, bytes), rows(&output, run, bytes));
+        let epilogue = epilogue.rows(run, bytes);
+        let view = View::blocks(&inner);
+        let first = problem::inner(dims, run.1, &input, &right, view);
+        let second = problem::output(dims, run.1, view, &left, &epilogue, &output);
+        let first = PlannedProduct::new(&context, first)?;
+        let second = PlannedProduct::new(&context, second)?;
+        let of_first = ProductOperands {
             lhs: input,
-            rhs: right,
+            rhs: right.clone(),
             bias: None,
             merged: None,
             out: inner.clone(),
-        },
-    );
-    second.launch(
-        &context,
-        ProductOperands {
+        };
+        let of_second = ProductOperands {
             lhs: inner,
-            rhs: left,
+            rhs: left.clone(),
             bias: epilogue.bias,
             merged: epilogue.merged.map(|(_, merged)| merged),
             out: output,
-        },
-    );
+        };
+        Ok([(first, of_first), (second, of_second)])
+    };
+    let planned: Result<Vec<_>, KernelError> = runs(tokens, held).map(plan).collect();
+    for (product, operands) in planned?.into_iter().flatten() {
+        product.launch(&context, operands);
+    }
     Ok(())
 }
 
@@ -161,7 +190,13 @@ pub fn backward<R: Runtime>(
     }
 
     let plan = |problem| PlannedProduct::new(&context, problem);
-    let to_inner = plan(problem::inner(dims, tokens, &input, &right, &inner))?;
+    let to_inner = plan(problem::inner(
+        dims,
+        tokens,
+        &input,
+        &right,
+        View::blocks(&inner),
+    ))?;
     let to_grad_left = plan(problem::grad_left(
         dims,
         tokens,

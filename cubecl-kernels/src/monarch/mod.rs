@@ -11,6 +11,7 @@
 //! output), `out [tokens, out]`; `r` a multiple of `b`.
 
 mod cost;
+mod fused;
 mod launch;
 mod problem;
 pub mod reference;

@@ -35,22 +35,19 @@ fn bias_blocks<R: Runtime>(dims: &MonarchDims, bias: &TensorBinding<R>) -> BiasV
     }
 }
 
-/// Views `[b, tokens, r]` so that block `p` stores part `q` of its columns as part `p` of block
-/// `q`. The map is its own inverse.
-fn permuted<R: Runtime>(
-    dims: &MonarchDims,
-    binding: &TensorBinding<R>,
-) -> (View, Option<ColumnSplit>) {
-    let (block, token, rank) = (binding.strides[0], binding.strides[1], binding.strides[2]);
+/// Views blocks `[b, tokens, r]` so that block `p` stores part `q` of its columns as part `p` of
+/// block `q`. The map is its own inverse.
+fn permuted(dims: &MonarchDims, blocks: View) -> (View, Option<ColumnSplit>) {
     let part = dims.part();
-    let view = View::new(binding, part * rank, token, rank);
-    (
-        view,
-        Some(ColumnSplit {
-            width: part,
-            stride: block,
-        }),
-    )
+    let view = View {
+        batch: part * blocks.column,
+        ..blocks
+    };
+    let split = ColumnSplit {
+        width: part,
+        stride: blocks.batch,
+    };
+    (view, Some(split))
 }
 
 /// A batch of products, one for each block, over tokens: rows are tokens.
@@ -83,7 +80,7 @@ pub(super) fn inner<R: Runtime>(
     tokens: usize,
     input: &TensorBinding<R>,
     right: &TensorBinding<R>,
-    inner: &TensorBinding<R>,
+    inner: View,
 ) -> ProductProblem {
     let (out, split) = permuted(dims, inner);
     let views = [
@@ -101,13 +98,13 @@ pub(super) fn inner<R: Runtime>(
 pub(super) fn output<R: Runtime>(
     dims: &MonarchDims,
     tokens: usize,
-    inner: &TensorBinding<R>,
+    inner: View,
     left: &TensorBinding<R>,
     epilogue: &Epilogue<R>,
     output: &TensorBinding<R>,
 ) -> ProductProblem {
     let views = [
-        View::blocks(inner),
+        inner,
         View::blocks(left).transposed(),
         output_blocks(dims, output),
     ];
@@ -148,7 +145,7 @@ pub(super) fn grad_inner<R: Runtime>(
     left: &TensorBinding<R>,
     grad_inner: &TensorBinding<R>,
 ) -> ProductProblem {
-    let (out, split) = permuted(dims, grad_inner);
+    let (out, split) = permuted(dims, View::blocks(grad_inner));
     let views = [output_blocks(dims, grad_output), View::blocks(left), out];
     ProductProblem {
         split,

@@ -306,7 +306,7 @@ fn cubes<R: Runtime>(
 
 /// A tensor map of `[batch, line, depth]` that copies `lines` lines by 128 bytes at a time, with
 /// what lies outside as zeros.
-fn tensor_map<R: Runtime>(
+pub(crate) fn tensor_map<R: Runtime>(
     dtype: ElemType,
     binding: TensorBinding<R>,
     view: View,
@@ -332,7 +332,7 @@ fn tensor_map<R: Runtime>(
 
 /// A tensor map of `C` as `[batch, row, part, column]` that stores the rows of a group by `columns`
 /// columns at a time and leaves out what lies outside.
-fn output_map<R: Runtime>(
+pub(crate) fn output_map<R: Runtime>(
     dtype: ElemType,
     binding: TensorBinding<R>,
     problem: &ProductProblem,

@@ -16,6 +16,6 @@ mod problem;
 pub(crate) mod wgmma_plan;
 
 pub(crate) use cost::product_flops;
-pub(crate) use launch::{PlannedProduct, ProductOperands};
+pub(crate) use launch::{PlannedProduct, ProductOperands, geometry, output_map, tensor_map};
 pub(crate) use plan::Along;
 pub(crate) use problem::{BiasView, ColumnSplit, ProductProblem, TokenAxis};

@@ -367,7 +367,7 @@ impl ProductPlan {
             Strategy::Naive => Ok(ProductPlan::Naive),
             Strategy::Tiled => tiled(),
             Strategy::TensorCores => tensor_cores(Hopper::Never),
-            Strategy::Hopper => tensor_cores(Hopper::WherePossible),
+            Strategy::Hopper | Strategy::Fused => tensor_cores(Hopper::WherePossible),
             Strategy::Auto | Strategy::Tuned => {
                 let exact = element_bytes > MmaElement::Bf16.bytes();
                 let planned = if exact {

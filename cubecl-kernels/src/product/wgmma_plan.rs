@@ -172,6 +172,12 @@ const MOST_STAGES: usize = 8;
 /// Seconds from the start of a launch to the first product, about.
 const START_SECONDS: f64 = 2.0e-6;
 
+/// Multiprocessors of a device.
+fn processors<R: Runtime>(client: &ComputeClient<R>) -> usize {
+    let processors = client.properties().hardware.num_streaming_multiprocessors;
+    processors.unwrap_or(1).max(1) as usize
+}
+
 impl WgmmaBlueprint {
     /// The candidate that should be fastest for `problem`, and the seconds it should take, about.
     ///
@@ -245,9 +251,7 @@ impl WgmmaBlueprint {
                 blueprint.shared_bytes() + 2 * blueprint.stage_bytes(),
             )?;
         }
-        let processors = client.properties().hardware.num_streaming_multiprocessors;
-        let processors = processors.unwrap_or(1).max(1) as usize;
-        let waves = blueprint.tiles(&class).div_ceil(processors) as f64;
+        let waves = blueprint.waves(client, &class) as f64;
         let steps = class.depth.div_ceil(DEPTH) as f64;
         let flops = (2 * ROWS * columns * DEPTH) as f64;
         let step = flops / (rate(columns) * 1e12 / 132.0);
@@ -269,9 +273,12 @@ impl WgmmaBlueprint {
 
     /// Cubes: one for each multiprocessor, if there are tiles for all.
     pub fn cubes<R: Runtime>(&self, client: &ComputeClient<R>, problem: &ProductProblem) -> usize {
-        let processors = client.properties().hardware.num_streaming_multiprocessors;
-        self.tiles(problem)
-            .min(processors.unwrap_or(1).max(1) as usize)
+        self.tiles(problem).min(processors(client))
+    }
+
+    /// Tiles that some cube computes one after the other.
+    pub fn waves<R: Runtime>(&self, client: &ComputeClient<R>, problem: &ProductProblem) -> usize {
+        self.tiles(problem).div_ceil(processors(client))
     }
 
     /// Chunks of columns that a tile is stored in.

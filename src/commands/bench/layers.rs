@@ -17,6 +17,8 @@ use crate::roofline::{Ceilings, Demand, Precision};
 #[derive(Serialize)]
 struct Report {
     device: String,
+    /// The limit of `--scratch`.
+    scratch_mib: Option<usize>,
     rows: Vec<Row>,
 }
 
@@ -56,7 +58,7 @@ struct Row {
     graph_host_us: Option<f64>,
     /// Weights, input, results and what is between, where the backend reports its memory.
     peak_bytes: Option<usize>,
-    /// What a forward pass has to keep between its two products.
+    /// What lies between its two products, where that goes through memory.
     intermediate_bytes: Option<usize>,
 }
 
@@ -88,6 +90,7 @@ pub fn run(common: &Common, arguments: &BenchLayersArguments) -> Result<(), Comm
     }
     let mut report = Report {
         device: chosen.name.clone(),
+        scratch_mib: common.scratch,
         rows: Vec::new(),
     };
     for layer in layers {

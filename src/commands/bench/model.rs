@@ -16,6 +16,8 @@ use crate::output::{self, Table};
 #[derive(Serialize)]
 struct Report {
     device: String,
+    /// The limit of `--scratch`.
+    scratch_mib: Option<usize>,
     rows: Vec<Row>,
 }
 
@@ -73,6 +75,7 @@ pub fn run(common: &Common, arguments: &BenchModelArguments) -> Result<(), Comma
     let chosen = common.choose_device()?;
     let mut report = Report {
         device: chosen.name.clone(),
+        scratch_mib: common.scratch,
         rows: Vec::new(),
     };
     for (family, phase, setting) in settings {

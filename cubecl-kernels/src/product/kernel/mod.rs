@@ -2,6 +2,7 @@
 
 pub(crate) mod epilogue;
 pub(crate) mod geometry;
+pub(crate) mod group_store;
 pub(crate) mod mma;
 pub(crate) mod naive;
 pub(crate) mod stage;
