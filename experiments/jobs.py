@@ -11,6 +11,11 @@ import time
 from collections.abc import Callable
 
 
+def nothing(report):
+    """Reads no numbers."""
+    return {}
+
+
 @dataclasses.dataclass
 class Job:
     """One run of `blr`. Of two that could start, the one with the lower stage does, then the one that was listed first."""
@@ -18,9 +23,10 @@ class Job:
     name: str
     stage: int
     words: list
-    read: Callable = lambda report: {}  # numbers for `values`, from what --json wrote
+    read: Callable = nothing  # numbers for `values`, from what --json wrote
     out: pathlib.Path | None = None  # the checkpoint that it makes
     after: tuple = ()  # names of jobs
+    on_cpu: bool = False  # whatever device the others have
 
 
 class Store:
@@ -76,12 +82,14 @@ class Pool:
     experiment is called again.
     """
 
-    def __init__(self, command, store, folder, count, began, deadline=float("inf"), stop=float("inf")):
-        self.command, self.store, self.folder, self.count = command, store, folder, count
+    def __init__(self, command, device, store, folder, count, began, deadline=float("inf"), stop=float("inf")):
+        self.command, self.device, self.store, self.count = command, device, store, count
         self.deadline, self.stop = began + deadline, began + stop
         self.reports = folder / "reports"
         self.reports.mkdir(exist_ok=True)
         self.lock = only_one(folder)
+        # Each run on the CPU would take all cores.
+        self.environment = {"RAYON_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // count)), **os.environ}
         self.changed = threading.Condition()
         self.running, self.failed, self.ending = {}, {}, False
 
@@ -123,7 +131,7 @@ class Pool:
                 pass
             except Exception as error:  # of this job alone: the others go on
                 self.failed[job.name] = str(error) if isinstance(error, Failed) else repr(error)
-                print(f"{job.name} FAILED: {self.failed[job.name]}", flush=True)
+                print(f"{job.name} failed: {self.failed[job.name]}", flush=True)
             with self.changed:
                 del self.running[job.name]
                 self.changed.notify_all()
@@ -167,12 +175,18 @@ class Pool:
 
     def run(self, job, words, report):
         report.unlink(missing_ok=True)
-        line = [*self.command, *map(str, words), "--json", str(report)]
+        line = [self.command, *map(str, words), "--device", "cpu" if job.on_cpu else self.device, "--json", str(report)]
         with self.changed:
             if self.ending:
                 raise Ended
             process = subprocess.Popen(
-                line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", pass_fds=(self.lock.fileno(),)
+                line,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=self.environment,
+                pass_fds=(self.lock.fileno(),),
             )
             self.running[job.name] = process
         said, _ = process.communicate()

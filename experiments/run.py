@@ -94,7 +94,7 @@ def main():
         store = Store(out, {"steps": chosen.steps, "dtype": chosen.dtype})
     except (OSError, ValueError) as error:
         parser.error(f"--out: {error}")
-    pool = Pool([chosen.blr, "--device", chosen.device], store, out, chosen.jobs, began, chosen.deadline, chosen.stop)
+    pool = Pool(chosen.blr, chosen.device, store, out, chosen.jobs, began, chosen.deadline, chosen.stop)
     found = tasks(chosen, out)
     jobs = [job for task in found for job in task.jobs()]
     left = pool.do(jobs)
@@ -104,8 +104,8 @@ def main():
     if chosen.prune:
         prune(jobs, left)
     page(chosen, found, store)
-    for name, error in pool.failed.items():
-        print(f"{name} failed: {error}", file=sys.stderr)
+    if pool.failed:
+        print(f"failed, see above: {', '.join(pool.failed)}", file=sys.stderr)
     print(f"{len(jobs) - len(left)} of {len(jobs)} runs are done" + (f"; left: {tables.left(left)}" if left else ""))
     return 1 if pool.failed else 0
 
