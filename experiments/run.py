@@ -3,7 +3,7 @@
 Three models (the demo's GPT-2; a vision transformer and a pixel DiT on scikit-learn's digits, trained dense first), kept at 0.7, 0.5 and
 0.3 of the parameters of their blocks' layers, as low-rank, Monarch, BLAST by the published method (`--solver gd`) and BLAST by ours: compressed,
 compressed with samples, both fine-tuned with the dense model as teacher, and trained from scratch. Fine-tuning has the same budget for
-every method; tasks.py has the budgets. Needs Python's standard library alone.
+every method; tasks.py has the budgets. The page begins with head.md and ends with notes.md, where there is one. Needs Python's standard library alone.
 
 What was done before is kept in DIR and not done again, and what was killed goes on from its last validation. `--steps 0.01` tries the way out
 in a few minutes. `--corpus` is what demo/corpus.py writes: train.txt, valid.txt, heldout.txt. Models are small, so that one GPU has room for a run
@@ -73,15 +73,15 @@ def tasks(chosen, out):
 def page(chosen, found, store):
     """Writes what is known."""
     drawing = next((sheet.sheet(task) for task in found if task.name == "dit"), None)
-    head = (HERE / "head.md").read_text()
+    head, notes = (path.read_text() if path.exists() else "" for path in (HERE / "head.md", HERE / "notes.md"))
     if not chosen.markdown:
-        print(tables.document(head, found, store, None))
+        print(tables.document(head, notes, found, store, None))
         return
     path = pathlib.Path(chosen.markdown)
     picture = path.with_name(path.stem + "_digits.svg")
     if drawing:
         picture.write_text(drawing)
-    path.write_text(tables.document(head, found, store, picture.name if drawing else None))
+    path.write_text(tables.document(head, notes, found, store, picture.name if drawing else None))
 
 
 def main():
@@ -96,7 +96,8 @@ def main():
         parser.error(f"--out: {error}")
     pool = Pool(chosen.blr, chosen.device, store, out, chosen.jobs, began, chosen.deadline, chosen.stop)
     found = tasks(chosen, out)
-    jobs = [job for task in found for job in task.jobs()]
+    # The longest runs first, so that none of them is alone at the end.
+    jobs = [job for task in sorted(found, key=lambda task: task.name) for job in task.jobs()]
     left = pool.do(jobs)
     for task in found:
         if task.name == "dit" and store.value("dit-floor") is None:

@@ -11,7 +11,8 @@ SHOWN = 4  # of each class
 SIZE = 3  # pixels of the picture for one of a digit
 PITCH = (digits.SIDE + 1) * SIZE
 WIDTH, HEIGHT = digits.CLASSES * PITCH, SHOWN * PITCH
-LEFT, TOP, SPACE = 116, 66, 14
+LEFT, TOP, SPACE = 130, 66, 14
+LEVELS = 16  # of gray, as the digits of the data have: a picture of a few ten kilobytes
 COLUMNS = [(keep, way) for keep in ("0.5", "0.3") for way in ("", "-tuned")]
 WAYS = {"": "compressed", "-tuned": "fine-tuned"}
 STYLE = """text { font: 12px system-ui, 'DejaVu Sans', sans-serif; fill: #24292f; }
@@ -33,7 +34,7 @@ def tiles(found):
             for n, value in enumerate(tile):
                 y, x = row * PITCH + n // digits.SIDE * SIZE, column * PITCH + n % digits.SIDE * SIZE
                 for line in rows[y : y + SIZE]:
-                    line[x : x + SIZE] = [round(255 * value)] * SIZE
+                    line[x : x + SIZE] = [round(LEVELS * value) * 255 // LEVELS] * SIZE
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "tiles.png"
         png.write(path, rows)
@@ -42,6 +43,7 @@ def tiles(found):
 
 def sheet(task):
     """The picture, nothing before the dense model has drawn."""
+
     def drawn(name):
         path = task.out / "drawn" / f"{name}.png"
         return digits.drawn(path, task.drawn_each) if path.exists() else None

@@ -22,18 +22,24 @@ def table(task, store):
     ways = [way for way in WAYS if any(values(task, store, keep, method, way) for keep in SHOWN_KEEPS for method in METHODS)]
     dense = of_key(store, f"{task.name}-dense")
     text = f"## {task.title}\n\n{'Dense: ' + task.cell(dense) + '. ' if dense else ''}Numbers are the {task.measure}. {task.budget}\n\n"
-    text += f"| keep | method | {' | '.join(ways)} |\n|---:|---|{'---:|' * len(ways)}\n"
+    text += f"| keep | method | error of weights | {' | '.join(ways)} |\n|---:|---|---:|{'---:|' * len(ways)}\n"
     for keep in SHOWN_KEEPS:
         numbers = {(method, way): values(task, store, keep, method, way) for method in METHODS for way in ways}
         best = {way: min((numbers[method, way][task.ranks] for method in METHODS if numbers[method, way]), default=None) for way in ways}
+        errors = {method: store.value(f"{stem(task.name, keep, method)}-error") for method in METHODS}
+        least = min((error["error"] for error in errors.values() if error), default=None)
         for method in METHODS:
-            cells = []
+            cells = [bold(f"{errors[method]['error']:.3f}", errors[method]["error"] == least) if errors[method] else ""]
             for way in ways:
                 found = numbers[method, way]
                 cell = task.cell(found) if found else ""
-                cells.append(f"**{cell}**" if found and found[task.ranks] == best[way] else cell)
+                cells.append(bold(cell, found and found[task.ranks] == best[way]))
             text += f"| {keep} | {method} | {' | '.join(cells)} |\n"
     return text
+
+
+def bold(text, best):
+    return f"**{text}**" if best else text
 
 
 def claims(tasks, store):
@@ -83,8 +89,8 @@ def steps_of(store):
     return store.data["settings"]["steps"]
 
 
-def document(head, tasks, store, picture):
-    """The whole page."""
+def document(head, notes, tasks, store, picture):
+    """The whole page; what a person wrote stands before and behind the numbers."""
     text = head
     if steps_of(store) != 1:
         text += f"\n**A trial with {steps_of(store)} of the steps: its numbers mean nothing.**\n"
@@ -94,7 +100,7 @@ def document(head, tasks, store, picture):
             floor = store.value("dit-floor")
             text += f"\nThe distance between the digits for training and those of the test is {floor['distance']:.3f}.\n" if floor else ""
             text += f"\nDigits that the models drew, four of each class from the same noise:\n\n![Drawn digits by method]({picture})\n"
-    return text + "\n" + claims(tasks, store)
+    return text + "\n" + claims(tasks, store) + (f"\n{notes}" if notes else "")
 
 
 def left(jobs):

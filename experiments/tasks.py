@@ -7,11 +7,13 @@ from jobs import Job, nothing
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # If time runs out, the last is what is missing.
 KEEPS = ("0.5", "0.3", "0.7")
+# Both searches for BLAST factors take as many steps.
+SEARCH = ["--steps", "300", "--tolerance", "0"]
 METHODS = {
     "low-rank": ["--method", "low-rank"],
     "Monarch": ["--method", "monarch"],
-    "BLAST, published": ["--method", "blast", "--solver", "gd", "--steps", "300", "--tolerance", "0"],
-    "BLAST, ours": ["--method", "blast"],
+    "BLAST, published": ["--method", "blast", "--solver", "gd", *SEARCH],
+    "BLAST, ours": ["--method", "blast", *SEARCH],
 }
 SLUGS = {"low-rank": "low-rank", "Monarch": "monarch", "BLAST, published": "blast-gd", "BLAST, ours": "blast"}
 # The ways to get to a model, and what the names of its jobs and values end with.
@@ -27,6 +29,16 @@ DENSE, COMPRESS, SAMPLES, TUNE, SCRATCH, LAST = range(6)  # stages
 
 def stem(task, keep, method):
     return f"{task}-{keep}-{SLUGS[method]}"
+
+
+def weight_error(name):
+    """Reads the mean relative error of the compressed layers' weights."""
+
+    def read(report):
+        errors = [layer["relative_error"] for layer in report["layers"]]
+        return {f"{name}-error": {"error": sum(errors) / len(errors)}}
+
+    return read
 
 
 class Task:
@@ -59,17 +71,17 @@ class Task:
             for method, flags in METHODS.items():
                 name = stem(self.name, keep, method)
                 words = ["compress", self.dense, "--keep", keep, *flags]
-                found += self.made(Job(name, COMPRESS, words, nothing, self.out / name, ready, self.compress_on_cpu))
+                found += self.made(Job(name, COMPRESS, words, weight_error(name), self.out / name, ready, self.compress_on_cpu))
                 found += self.tuned(name, TUNE)
                 if self.samples and "gd" not in flags:
                     sampled = f"{name}-samples"
                     words = [*words, "--calibration", self.calibration, "--ranks", "by-error"]
                     found += self.made(Job(sampled, SAMPLES, words, nothing, self.out / sampled, ready, self.compress_on_cpu))
                     found += self.tuned(sampled, self.tune_sampled)
-                # From scratch there is no solver.
+                # From scratch there is no solver, and of the flags only the method.
                 if "gd" not in flags:
                     fresh = f"{name}-scratch"
-                    words = ["train", *self.scratch_words, "--keep", keep, *flags]
+                    words = ["train", *self.scratch_words, "--keep", keep, *flags[:2]]
                     found += self.made(Job(fresh, SCRATCH, words, self.last(fresh), self.out / fresh))
         return first + found
 
@@ -186,9 +198,9 @@ class Dit(Task):
         self.dense, self.real = out / "dit-dense", digits.real(self.test)
         data = ["--data", self.train, "--valid", self.test, "--batch", "128", "--lr", "1e-3", "--ema", "0.995"]
         self.tune_words = [*data, *self.steps(600)]
-        self.scratch_words = [*data, *self.steps(3000), "--family", "dit", "--config", ROOT / "configs/dit-digits/config.json"]
+        self.scratch_words = [*data, *self.steps(5000), "--family", "dit", "--config", ROOT / "configs/dit-digits/config.json"]
         self.budget = (
-            f"Fine-tuned for {self.count(600):,} steps, dense and from scratch for {self.count(3000):,}, with a learning rate of 1e-3, each "
+            f"Fine-tuned for {self.count(600):,} steps, dense and from scratch for {self.count(5000):,}, with a learning rate of 1e-3, each "
             "of 128 of the 1,437 images for training; the average of the weights (0.995) is taken."
         )
 
