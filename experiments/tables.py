@@ -22,7 +22,8 @@ def table(task, store):
     ways = [way for way in WAYS if any(values(task, store, keep, method, way) for keep in SHOWN_KEEPS for method in METHODS)]
     dense = of_key(store, f"{task.name}-dense")
     text = f"## {task.title}\n\n{'Dense: ' + task.cell(dense) + '. ' if dense else ''}Numbers are the {task.measure}. {task.budget}\n\n"
-    text += f"| keep | method | error of weights | {' | '.join(ways)} |\n|---:|---|---:|{'---:|' * len(ways)}\n"
+    heads = ["error of weights", *ways]
+    text += f"| keep | method | {' | '.join(heads)} |\n|---:|---|{'---:|' * len(heads)}\n"
     for keep in SHOWN_KEEPS:
         numbers = {(method, way): values(task, store, keep, method, way) for method in METHODS for way in ways}
         best = {way: min((numbers[method, way][task.ranks] for method in METHODS if numbers[method, way]), default=None) for way in ways}

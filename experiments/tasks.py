@@ -164,13 +164,14 @@ class Vit(Task):
         super().__init__(out, share)
         train, test = digits.written(out)
         self.dense, self.calibration = out / "vit-dense", train
-        data = ["--data", train, "--valid", test, "--batch", "128", "--weight-decay", "0.05"]
-        self.tune_words = [*data, "--lr", "1e-3", *self.steps(200)]
-        self.scratch_words = [*data, "--lr", "2e-3", *self.steps(600)]
+        data = ["--data", train, "--valid", test, "--batch", "128"]
+        self.tune_words = [*data, "--lr", "1e-3", "--weight-decay", "0.05", *self.steps(200)]
+        # A decay of 0.05 leaves the random numbers of the start in the weights: cross entropy of the dense model 0.236, with 2 it is 0.070.
+        self.scratch_words = [*data, "--lr", "2e-3", "--weight-decay", "2", *self.steps(600)]
         self.scratch_words += ["--family", "vit", "--config", ROOT / "configs/vit-digits/config.json"]
         self.budget = (
-            f"Fine-tuned for {self.count(200):,} steps with a learning rate of 1e-3, dense and from scratch for {self.count(600):,} with "
-            "2e-3, each of 128 of the 1,437 images for training."
+            f"Fine-tuned for {self.count(200):,} steps with a learning rate of 1e-3 and a weight decay of 0.05, dense and from scratch for "
+            f"{self.count(600):,} with 2e-3 and 2, each of 128 of the 1,437 images for training."
         )
 
     def validated(self, validation):
