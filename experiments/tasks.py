@@ -124,11 +124,11 @@ class Gpt2(Task):
         self.dtype, self.dense = dtype, ROOT / "demo/checkpoint"
         self.calibration = corpus / "valid.txt"
         data = ["--data", corpus / "train.txt", "--valid", self.calibration, "--window", "256", "--batch", "32"]
-        self.tune_words = [*data, "--lr", "1e-3", *self.steps(500)]
-        self.scratch_words = [*data, "--lr", "2e-3", "--weight-decay", "0.1", *self.steps(1500)]
+        self.tune_words = [*data, "--lr", "1e-3", *self.steps(400)]
+        self.scratch_words = [*data, "--lr", "2e-3", "--weight-decay", "0.1", *self.steps(800)]
         self.scratch_words += ["--family", "gpt2", "--config", ROOT / "configs/gpt2-demo/config.json", "--tokenizer", self.dense]
         self.budget = (
-            f"Fine-tuned for {self.count(500):,} steps with a learning rate of 1e-3, from scratch for {self.count(1500):,} with 2e-3, each of "
+            f"Fine-tuned for {self.count(400):,} steps with a learning rate of 1e-3, from scratch for {self.count(800):,} with 2e-3, each of "
             f"32 rows of 256 tokens, in {dtype}; the dense model had 11,898 steps of 128 such rows."
         )
 
@@ -199,10 +199,10 @@ class Dit(Task):
         self.dense, self.real = out / "dit-dense", digits.real(self.test)
         data = ["--data", self.train, "--valid", self.test, "--batch", "128", "--lr", "1e-3", "--ema", "0.995"]
         self.tune_words = [*data, *self.steps(600)]
-        self.scratch_words = [*data, "--weight-decay", "0.5", *self.steps(5000)]
+        self.scratch_words = [*data, "--weight-decay", "0.5", *self.steps(3000)]
         self.scratch_words += ["--family", "dit", "--config", ROOT / "configs/dit-digits/config.json"]
         self.budget = (
-            f"Fine-tuned for {self.count(600):,} steps with a weight decay of 0.01, dense and from scratch for {self.count(5000):,} with 0.5, all "
+            f"Fine-tuned for {self.count(600):,} steps with a weight decay of 0.01, dense and from scratch for {self.count(3000):,} with 0.5, all "
             "with a learning rate of 1e-3, each of 128 of the 1,437 images for training; the average of the weights (0.995) is taken."
         )
 

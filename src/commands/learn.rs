@@ -217,7 +217,6 @@ struct Report<'a> {
     dtype: &'a str,
     parameters: usize,
     trained_parameters: usize,
-    steps: usize,
     resumed_at: usize,
     seconds: f64,
     #[serde(flatten)]
@@ -279,7 +278,6 @@ pub fn run(
         dtype: common.dtype.as_str(),
         parameters: report.parameters,
         trained_parameters: report.trained_parameters,
-        steps,
         resumed_at: report.resumed_at,
         seconds: report.seconds,
         curve: &report.curve,

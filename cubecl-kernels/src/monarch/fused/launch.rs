@@ -15,8 +15,9 @@ use crate::ptx::{group_sums, held_words};
 use crate::strategy::Strategy;
 use crate::stream::plan::StreamBlueprint;
 
-/// Bytes per second that `Z` takes to memory and back, beyond what products hide: fitted to the times
-/// of the layers of the paper's Llama, GPT-2 and ViT on one H100.
+/// What a second launch takes beyond its products: seconds, and bytes of `Z` per second to memory and
+/// back. Fitted to the times of the layers of the paper's Llama, GPT-2 and ViT on one H100.
+const HANDOVER_SECONDS: f64 = 0.5e-6;
 const HANDOVER_RATE: f64 = 5.9e12;
 
 /// Seconds that both products should take one after the other, by the tensor cores of the fused
@@ -35,7 +36,8 @@ fn seconds_apart<R: Runtime>(
     };
     let class = inner.with_rounded_tokens();
     let handed = 2 * class.batches * class.rows * class.columns * context.element_bytes;
-    Some(seconds(inner)? + seconds(output)? + handed as f64 / HANDOVER_RATE)
+    let handover = HANDOVER_SECONDS + handed as f64 / HANDOVER_RATE;
+    Some(seconds(inner)? + seconds(output)? + handover)
 }
 
 /// A fused product that is known to run: launching it can not fail.
