@@ -3,13 +3,13 @@
 use cubecl::prelude::*;
 
 use super::problem;
-use crate::context::{Context, held_tokens, runs, tokens_of};
+use crate::context::{Context, held_tokens, tokens_of};
 
 use crate::epilogue::Epilogue;
 use crate::error::KernelError;
 use crate::format::LowRankDims;
-use crate::operand::{along, rows};
-use crate::product::{PlannedProduct, ProductOperands};
+use crate::operand::along;
+use crate::product::{PlannedProduct, ProductOperands, ProductPair};
 use crate::strategy::Strategy;
 use crate::zero::fill_zero;
 
@@ -89,36 +89,22 @@ pub fn forward<R: Runtime>(
         return Ok(());
     }
 
-    let bytes = context.element_bytes;
-    let plan = |run: (usize, usize)| {
-        let inner = along(&inner, 0, run.1);
-        let (input, output) = (rows(&input, run, bytes), rows(&output, run, bytes));
-        let epilogue = epilogue.rows(run, bytes);
-        let first = problem::inner(dims, run.1, &input, &v, &inner);
-        let second = problem::output(dims, run.1, &inner, &u, &epilogue, &output);
-        let first = PlannedProduct::new(&context, first)?;
-        let second = PlannedProduct::new(&context, second)?;
-        let of_first = ProductOperands {
-            lhs: input,
-            rhs: v.clone(),
-            bias: None,
-            merged: None,
-            out: inner.clone(),
-        };
-        let of_second = ProductOperands {
-            lhs: inner,
-            rhs: u.clone(),
-            bias: epilogue.bias,
-            merged: epilogue.merged.map(|(_, merged)| merged),
-            out: output,
-        };
-        Ok([(first, of_first), (second, of_second)])
+    let pair = ProductPair {
+        input,
+        factors: [v, u],
+        epilogue,
+        scratch: along(&inner, 0, held),
+        token_axis: 0,
+        output,
     };
-    let planned: Result<Vec<_>, KernelError> = runs(tokens, held).map(plan).collect();
-    for (product, operands) in planned?.into_iter().flatten() {
-        product.launch(&context, operands);
-    }
-    Ok(())
+    pair.launch(&context, tokens, |pair, tokens| {
+        let [v, u] = &pair.factors;
+        let (inner, epilogue) = (&pair.scratch, &pair.epilogue);
+        [
+            problem::inner(dims, tokens, &pair.input, v, inner),
+            problem::output(dims, tokens, inner, u, epilogue, &pair.output),
+        ]
+    })
 }
 
 /// Computes the gradients of [`forward`] from its input and factors:

@@ -4,12 +4,12 @@ use cubecl::prelude::*;
 
 use super::fused::{FusedOperands, PlannedFused};
 use super::problem;
-use crate::context::{Context, held_tokens, runs, tokens_of};
+use crate::context::{Context, held_tokens, tokens_of};
 use crate::epilogue::Epilogue;
 use crate::error::KernelError;
 use crate::format::MonarchDims;
-use crate::operand::{View, along, rows};
-use crate::product::{PlannedProduct, ProductOperands};
+use crate::operand::{View, along};
+use crate::product::{PlannedProduct, ProductOperands, ProductPair};
 use crate::strategy::Strategy;
 use crate::zero::fill_zero;
 
@@ -110,37 +110,22 @@ pub fn forward<R: Runtime>(
     let inner = scratch(dims.scratch_shape(tokens));
     let held = held_tokens(&inner, 1, tokens);
     context.output("inner", &inner, &dims.scratch_shape(held))?;
-    let bytes = context.element_bytes;
-    let plan = |run: (usize, usize)| {
-        let inner = along(&inner, 1, run.1);
-        let (input, output) = (rows(&input, run, bytes), rows(&output, run, bytes));
-        let epilogue = epilogue.rows(run, bytes);
-        let view = View::blocks(&inner);
-        let first = problem::inner(dims, run.1, &input, &right, view);
-        let second = problem::output(dims, run.1, view, &left, &epilogue, &output);
-        let first = PlannedProduct::new(&context, first)?;
-        let second = PlannedProduct::new(&context, second)?;
-        let of_first = ProductOperands {
-            lhs: input,
-            rhs: right.clone(),
-            bias: None,
-            merged: None,
-            out: inner.clone(),
-        };
-        let of_second = ProductOperands {
-            lhs: inner,
-            rhs: left.clone(),
-            bias: epilogue.bias,
-            merged: epilogue.merged.map(|(_, merged)| merged),
-            out: output,
-        };
-        Ok([(first, of_first), (second, of_second)])
+    let pair = ProductPair {
+        input,
+        factors: [right, left],
+        epilogue,
+        scratch: along(&inner, 1, held),
+        token_axis: 1,
+        output,
     };
-    let planned: Result<Vec<_>, KernelError> = runs(tokens, held).map(plan).collect();
-    for (product, operands) in planned?.into_iter().flatten() {
-        product.launch(&context, operands);
-    }
-    Ok(())
+    pair.launch(&context, tokens, |pair, tokens| {
+        let inner = View::blocks(&pair.scratch);
+        let [right, left] = &pair.factors;
+        [
+            problem::inner(dims, tokens, &pair.input, right, inner),
+            problem::output(dims, tokens, inner, left, &pair.epilogue, &pair.output),
+        ]
+    })
 }
 
 /// Computes the gradients of [`forward`] from its input and factors: `dleft_j = G_jᵀ Z_j`,

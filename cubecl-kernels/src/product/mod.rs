@@ -11,11 +11,13 @@ mod cost;
 pub(crate) mod kernel;
 mod launch;
 pub(crate) mod mma_plan;
+mod pair;
 mod plan;
 mod problem;
 pub(crate) mod wgmma_plan;
 
 pub(crate) use cost::product_flops;
 pub(crate) use launch::{PlannedProduct, ProductOperands, geometry, output_map, tensor_map};
+pub(crate) use pair::ProductPair;
 pub(crate) use plan::Along;
 pub(crate) use problem::{BiasView, ColumnSplit, ProductProblem, TokenAxis};

@@ -1,0 +1,89 @@
+//! Two products, the second of what the first leaves in scratch.
+
+use cubecl::prelude::*;
+
+use super::launch::{PlannedProduct, ProductOperands};
+use super::problem::ProductProblem;
+use crate::context::{Context, runs};
+use crate::epilogue::Epilogue;
+use crate::error::KernelError;
+use crate::operand::{along, axis_size, rows};
+
+/// The checked tensors of both products.
+#[derive(Clone)]
+pub(crate) struct ProductPair<R: Runtime> {
+    /// `[tokens, in]`.
+    pub input: TensorBinding<R>,
+    /// The factors of the first product and of the second.
+    pub factors: [TensorBinding<R>; 2],
+    /// What is done to each output.
+    pub epilogue: Epilogue<R>,
+    /// Between the products, with room for some of the tokens.
+    pub scratch: TensorBinding<R>,
+    /// The axis of `scratch` that counts tokens.
+    pub token_axis: usize,
+    /// Written, `[tokens, out]`.
+    pub output: TensorBinding<R>,
+}
+
+impl<R: Runtime> ProductPair<R> {
+    /// Starts both for each run of the `tokens` that the scratch has room for. `problems` says what
+    /// they compute for the tensors of a run and its number of tokens.
+    ///
+    /// # Errors
+    ///
+    /// As [`PlannedProduct::new`]. Nothing is launched then.
+    pub fn launch(
+        &self,
+        context: &Context<'_, R>,
+        tokens: usize,
+        problems: impl Fn(&Self, usize) -> [ProductProblem; 2],
+    ) -> Result<(), KernelError> {
+        let plan = |run: (usize, usize)| {
+            let pair = self.run(run, context.element_bytes);
+            let [first, second] = problems(&pair, run.1);
+            let first = PlannedProduct::new(context, first)?;
+            let second = PlannedProduct::new(context, second)?;
+            Ok((pair, first, second))
+        };
+        let room = axis_size(&self.scratch, self.token_axis);
+        let planned: Result<Vec<_>, KernelError> = runs(tokens, room).map(plan).collect();
+        for (pair, first, second) in planned? {
+            let [of_first, of_second] = pair.operands();
+            first.launch(context, of_first);
+            second.launch(context, of_second);
+        }
+        Ok(())
+    }
+
+    /// The tensors of a run of the tokens.
+    fn run(&self, run: (usize, usize), bytes: usize) -> Self {
+        Self {
+            input: rows(&self.input, run, bytes),
+            epilogue: self.epilogue.rows(run, bytes),
+            scratch: along(&self.scratch, self.token_axis, run.1),
+            output: rows(&self.output, run, bytes),
+            ..self.clone()
+        }
+    }
+
+    fn operands(self) -> [ProductOperands<R>; 2] {
+        let [first, second] = self.factors;
+        [
+            ProductOperands {
+                lhs: self.input,
+                rhs: first,
+                bias: None,
+                merged: None,
+                out: self.scratch.clone(),
+            },
+            ProductOperands {
+                lhs: self.scratch,
+                rhs: second,
+                bias: self.epilogue.bias,
+                merged: self.epilogue.merged.map(|(_, merged)| merged),
+                out: self.output,
+            },
+        ]
+    }
+}
