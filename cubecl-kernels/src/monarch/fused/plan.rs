@@ -56,13 +56,6 @@ impl FusedBlueprint {
         part: usize,
         blocks: usize,
     ) -> Result<Self, KernelError> {
-        let fits = |blueprint: &Self| {
-            let turns = blueprint.turns();
-            let ends = |turn| blueprint.first_step(turn) + blueprint.part_steps();
-            part.is_multiple_of(STEP)
-                && blocks.is_multiple_of(turns)
-                && (0..turns).all(|turn| ends(turn) <= 2 * PANEL_STEPS)
-        };
         let room = client.properties().hardware.max_shared_memory_size;
         let mut required = 0;
         let empty = Self {
@@ -70,7 +63,7 @@ impl FusedBlueprint {
             part,
             inner_stages: 0,
         };
-        if !fits(&empty) {
+        if !empty.takes_parts(blocks) {
             return Err(KernelError::Unavailable(Missing::TensorLayout));
         }
         for (stages, least) in LEFT_STAGES {
@@ -117,6 +110,16 @@ impl FusedBlueprint {
         LAUNCH_SECONDS + waves * (end + output.batches as f64 * part / CYCLES)
     }
 
+    /// Whether the kernel knows when it is compiled which panels of the left factor each part meets:
+    /// never more than two, and every run of [`Self::turns`] parts is whole.
+    fn takes_parts(&self, blocks: usize) -> bool {
+        let turns = self.turns();
+        let ends = |turn| self.first_step(turn) + self.part_steps();
+        self.part.is_multiple_of(STEP)
+            && blocks.is_multiple_of(turns)
+            && (0..turns).all(|turn| ends(turn) <= 2 * PANEL_STEPS)
+    }
+
     /// Products of 16 terms in a part.
     pub fn part_steps(&self) -> usize {
         self.part / STEP
@@ -153,5 +156,71 @@ impl FusedBlueprint {
         let left = self.output.stages * (self.output.columns * DEPTH * bytes + 16);
         let staged = self.output.staged_elements() * bytes;
         self.inner_stages * self.stage_bytes() + left + staged + 2048
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::epilogue::Finish;
+    use crate::product::wgmma_plan::WgmmaStore;
+    use crate::ptx::MmaElement;
+
+    fn blueprint(columns: usize, part: usize) -> FusedBlueprint {
+        let output = WgmmaBlueprint {
+            columns,
+            stages: 2,
+            element: MmaElement::Bf16,
+            store: WgmmaStore::Mapped(64),
+            split: false,
+            finish: Finish::default(),
+            merged_pairs: false,
+            rows_outermost: false,
+        };
+        FusedBlueprint {
+            output,
+            part,
+            inner_stages: 4,
+        }
+    }
+
+    #[test]
+    fn parts_end_with_a_panel_after_their_turns() {
+        let expected = [
+            (16, 4),
+            (32, 2),
+            (48, 4),
+            (64, 1),
+            (80, 4),
+            (96, 2),
+            (128, 1),
+        ];
+        for (part, turns) in expected {
+            let blueprint = blueprint(256, part);
+            assert_eq!(blueprint.turns(), turns, "{part}");
+            // What the kernel lets go of in all turns are the panels of all these parts.
+            let ended = |turn| (blueprint.first_step(turn) + blueprint.part_steps()) / PANEL_STEPS;
+            let ended: usize = (0..turns).map(ended).sum();
+            assert_eq!(ended * DEPTH, turns * part, "{part}");
+            assert!(blueprint.takes_parts(4), "{part}");
+        }
+    }
+
+    #[test]
+    fn other_parts_are_not_taken() {
+        // No whole product; three panels for one part; parts left over.
+        for (part, blocks) in [(24, 4), (112, 4), (144, 4), (192, 4), (16, 2), (96, 3)] {
+            assert!(
+                !blueprint(256, part).takes_parts(blocks),
+                "{part}, {blocks}"
+            );
+        }
+    }
+
+    #[test]
+    fn registers_are_shared_only_where_all_are_used() {
+        assert!(blueprint(256, 64).shares_registers());
+        assert!(!blueprint(256, 32).shares_registers());
+        assert!(!blueprint(128, 64).shares_registers());
     }
 }
