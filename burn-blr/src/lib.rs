@@ -39,6 +39,8 @@ pub mod init;
 pub mod modules;
 pub mod network;
 pub mod ops;
+#[cfg(feature = "fusion")]
+mod recorded;
 pub mod scratch;
 pub mod strategy;
 pub mod structure;

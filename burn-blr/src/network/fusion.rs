@@ -1,15 +1,12 @@
 //! What a network does between its layers as custom operations of a fusion stream.
 
-use core::marker::PhantomData;
-
-use burn::backend::ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape};
-use burn_fusion::stream::{Operation, StreamId};
-use burn_fusion::{Fusion, FusionBackend, FusionRuntime};
+use burn_fusion::{Fusion, FusionBackend};
 use cubecl_kernels::norm::Norm;
 
 use super::{Added, Affine, NetworkBackend, Turn, Visible, plain};
+use crate::recorded::{Recordable, register};
 
 impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
     fn multi_head_attention(
@@ -37,7 +34,7 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
         };
         let shape = Shape::new([batch, tokens, heads, width]);
         let floats = vec![query, key, value];
-        let [output] = register::<B, 1>(call, floats, integers, shape);
+        let [output] = register::<B, Call, 1>(call, floats, integers, vec![shape]);
         output
     }
 
@@ -58,7 +55,7 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
             }
         };
         let call = Call::AppendRows { turned };
-        let [cache] = register::<B, 1>(call, floats, vec![position, slots], shape);
+        let [cache] = register::<B, Call, 1>(call, floats, vec![position, slots], vec![shape]);
         cache
     }
 
@@ -75,7 +72,7 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
             start,
             length,
         };
-        let [part] = register::<B, 1>(call, vec![tensor], Vec::new(), shape);
+        let [part] = register::<B, Call, 1>(call, vec![tensor], Vec::new(), vec![shape]);
         part
     }
 
@@ -85,7 +82,8 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let shape = rows.shape.clone();
-        let [turned] = register::<B, 1>(Call::Rotate, vec![rows, cos, sin], Vec::new(), shape);
+        let [turned] =
+            register::<B, Call, 1>(Call::Rotate, vec![rows, cos, sin], Vec::new(), vec![shape]);
         turned
     }
 
@@ -132,11 +130,11 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
             epsilon,
         };
         if added == AddedKind::Nothing {
-            let [output] = register::<B, 1>(call, floats, Vec::new(), shape);
+            let [output] = register::<B, Call, 1>(call, floats, Vec::new(), vec![shape]);
             return (sum, output);
         }
         drop(sum);
-        register::<B, 2>(call, floats, Vec::new(), shape).into()
+        register::<B, Call, 2>(call, floats, Vec::new(), vec![shape.clone(), shape]).into()
     }
 }
 
@@ -181,11 +179,9 @@ enum AffineKind {
     Modulated,
 }
 
-impl Call {
-    /// Name in a fusion stream; calls that compute different things of the same operands have
-    /// different names.
-    fn name(self) -> &'static str {
-        match self {
+impl<B: FusionBackend + NetworkBackend> Recordable<B> for Call {
+    fn name(self) -> String {
+        let name = match self {
             Call::Attention { causal: true, .. } => "blr::causal_attention",
             Call::Attention { causal: false, .. } => "blr::attention",
             Call::AppendRows { turned: false } => "blr::append_rows",
@@ -198,14 +194,11 @@ impl Call {
                 (Norm::Layer, AffineKind::Modulated) => "blr::modulated_layer_norm",
                 (Norm::Layer, _) => "blr::layer_norm",
             },
-        }
+        };
+        name.to_string()
     }
 
-    fn run<B: NetworkBackend>(
-        self,
-        floats: Vec<FloatTensor<B>>,
-        integers: Vec<IntTensor<B>>,
-    ) -> Vec<FloatTensor<B>> {
+    fn run(self, floats: Vec<FloatTensor<B>>, integers: Vec<IntTensor<B>>) -> Vec<FloatTensor<B>> {
         let (mut floats, mut integers) = (floats.into_iter(), integers.into_iter());
         let mut float = || floats.next().unwrap_or_else(|| unreachable!("{self:?}"));
         let mut integer = || integers.next().unwrap_or_else(|| unreachable!("{self:?}"));
@@ -271,69 +264,6 @@ impl Call {
                     vec![sum, output]
                 }
             }
-        }
-    }
-}
-
-/// Appends `call` to the stream of the calling thread; its results, all of one shape and of the dtype
-/// of the first operand, exist once it has run.
-fn register<B: FusionBackend + NetworkBackend, const N: usize>(
-    call: Call,
-    floats: Vec<FloatTensor<Fusion<B>>>,
-    integers: Vec<IntTensor<Fusion<B>>>,
-    shape: Shape,
-) -> [FloatTensor<Fusion<B>>; N] {
-    let client = floats[0].client.clone();
-    let dtype = floats[0].dtype;
-    let floating = floats.len();
-    let outputs: Vec<TensorIr> = (0..N)
-        .map(|_| TensorIr::uninit(client.create_empty_handle(), shape.clone(), dtype))
-        .collect();
-    let inputs: Vec<TensorIr> = floats
-        .into_iter()
-        .chain(integers)
-        .map(|operand| operand.into_ir())
-        .collect();
-    let desc = CustomOpIr::new(call.name(), &inputs, &outputs);
-    let operation = Recorded::<B> {
-        desc: desc.clone(),
-        floating,
-        call,
-        backend: PhantomData,
-    };
-    let outputs = client.register(StreamId::current(), OperationIr::Custom(desc), operation);
-    let Ok(outputs) = <[FloatTensor<Fusion<B>>; N]>::try_from(outputs) else {
-        unreachable!("{call:?} has {N} results");
-    };
-    outputs
-}
-
-#[derive(Debug, Clone)]
-struct Recorded<B> {
-    desc: CustomOpIr,
-    /// Operands that are floats; the others are integers.
-    floating: usize,
-    call: Call,
-    backend: PhantomData<B>,
-}
-
-impl<B: FusionBackend + NetworkBackend> Operation<B::FusionRuntime> for Recorded<B> {
-    fn execute(
-        &self,
-        handles: &mut HandleContainer<<B::FusionRuntime as FusionRuntime>::FusionHandle>,
-    ) {
-        let (floats, integers) = self.desc.inputs.split_at(self.floating);
-        let floats = floats
-            .iter()
-            .map(|input| handles.get_float_tensor::<B>(input))
-            .collect();
-        let integers = integers
-            .iter()
-            .map(|input| handles.get_int_tensor::<B>(input))
-            .collect();
-        let results = self.call.run::<B>(floats, integers);
-        for (output, result) in self.desc.outputs.iter().zip(results) {
-            handles.register_float_tensor::<B>(&output.id, result);
         }
     }
 }

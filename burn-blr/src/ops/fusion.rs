@@ -1,16 +1,13 @@
 //! The products as custom operations of a fusion stream.
 
-use core::marker::PhantomData;
-
-use burn::backend::ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};
-use burn::backend::tensor::FloatTensor;
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::DType;
-use burn_fusion::stream::{Operation, StreamId};
-use burn_fusion::{Fusion, FusionBackend, FusionRuntime};
+use burn_fusion::{Fusion, FusionBackend};
 use cubecl_kernels::{Activation, Merge, OutputOrder};
 
 use super::call::{Call, Finish};
 use super::{Bias, BlrBackend, Merged, plain};
+use crate::recorded::{self, Recordable};
 
 impl<B: FusionBackend + BlrBackend> BlrBackend for Fusion<B> {
     fn dense_linear(
@@ -142,65 +139,25 @@ fn finished<B: FusionBackend>(
     (operands, finish)
 }
 
-/// Appends `call` to the stream of the calling thread; its `N` results exist once it has run.
+/// Appends `call` to the stream of the calling thread.
 fn register<B: FusionBackend + BlrBackend, const N: usize>(
     call: Call,
     operands: Vec<FloatTensor<Fusion<B>>>,
 ) -> [FloatTensor<Fusion<B>>; N] {
-    let client = operands[0].client.clone();
-    let dtype = operands[0].dtype;
     let shapes: Vec<_> = operands
         .iter()
         .map(|operand| operand.shape.clone())
         .collect();
-    let outputs: Vec<TensorIr> = call
-        .output_shapes(&shapes)
-        .into_iter()
-        .map(|shape| TensorIr::uninit(client.create_empty_handle(), shape, dtype))
-        .collect();
-    let inputs: Vec<TensorIr> = operands
-        .into_iter()
-        .map(|operand| operand.into_ir())
-        .collect();
-    let desc = CustomOpIr {
-        id: call.name(),
-        inputs,
-        outputs,
-        scalars: Vec::new(),
-    };
-    let operation = Recorded::<B> {
-        desc: desc.clone(),
-        call,
-        backend: PhantomData,
-    };
-    let outputs = client.register(StreamId::current(), OperationIr::Custom(desc), operation);
-    let Ok(outputs) = <[FloatTensor<Fusion<B>>; N]>::try_from(outputs) else {
-        unreachable!("{call:?} has {N} results");
-    };
-    outputs
+    let shapes = call.output_shapes(&shapes);
+    recorded::register::<B, Call, N>(call, operands, Vec::new(), shapes)
 }
 
-#[derive(Debug, Clone)]
-struct Recorded<B> {
-    desc: CustomOpIr,
-    call: Call,
-    backend: PhantomData<B>,
-}
+impl<B: FusionBackend + BlrBackend> Recordable<B> for Call {
+    fn name(self) -> String {
+        Call::name(self)
+    }
 
-impl<B: FusionBackend + BlrBackend> Operation<B::FusionRuntime> for Recorded<B> {
-    fn execute(
-        &self,
-        handles: &mut HandleContainer<<B::FusionRuntime as FusionRuntime>::FusionHandle>,
-    ) {
-        let operands = self
-            .desc
-            .inputs
-            .iter()
-            .map(|input| handles.get_float_tensor::<B>(input))
-            .collect();
-        let results = self.call.run::<B>(operands);
-        for (output, result) in self.desc.outputs.iter().zip(results) {
-            handles.register_float_tensor::<B>(&output.id, result);
-        }
+    fn run(self, floats: Vec<FloatTensor<B>>, _integers: Vec<IntTensor<B>>) -> Vec<FloatTensor<B>> {
+        Call::run::<B>(self, floats)
     }
 }
