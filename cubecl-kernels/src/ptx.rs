@@ -427,6 +427,15 @@ pub(crate) fn store_matrices(line: u32, words: Quad<u32>) {
     );
 }
 
+/// As [`store_matrices`], each matrix transposed: a lane gives elements `2 (i % 4)` on of column `i / 4`.
+#[cube]
+pub(crate) fn store_matrices_transposed(line: u32, words: Quad<u32>) {
+    gpu_asm!(
+        "stmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 [{line}], {words};",
+        line = in(_) value::<u32>(line), words = in(_) value::<Quad<u32>>(words),
+    );
+}
+
 /// Stores 4 bytes to shared memory.
 #[cube]
 pub(crate) fn store_shared(address: u32, word: u32) {

@@ -22,7 +22,7 @@ pub enum Strategy {
     /// Tensor cores of compute capability 9.0, for every product of several tokens whose operands
     /// have the layout that its tensor maps need; other products as [`Strategy::TensorCores`].
     Hopper,
-    /// As [`Strategy::Hopper`], and both products of a Monarch layer in one kernel, without memory
-    /// between them.
+    /// As [`Strategy::Hopper`], with fewer results of products in memory: both products of a Monarch
+    /// layer are one kernel, and so are the first product of a BLAST layer and its coupling.
     Fused,
 }

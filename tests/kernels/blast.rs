@@ -19,6 +19,7 @@ on_every_device! {
     forward_matches_reference_on_tensor_cores
     forward_applies_the_epilogue
     forward_matches_reference_with_little_scratch
+    forward_matches_reference_with_the_coupling_in_the_product
     backward_matches_reference_when_sizes_share_no_factor_with_a_tile
     backward_matches_reference_when_sizes_fill_tiles
     backward_matches_reference_for_strided_tensors
@@ -299,6 +300,30 @@ fn forward_matches_reference_with_little_scratch<R: Runtime>(client: &ComputeCli
             check_forward(client, setting, (2, 24, 48, 80), tokens, true);
         }
     }
+}
+
+/// Blocks in pairs and one left over, or one alone; depths that are no whole panels; ranks that end
+/// inside a tile, and inside a cluster of tiles.
+const FUSED_SIZES: [Sizes; 6] = [
+    (16, 104, 1152, 320),
+    (5, 328, 960, 80),
+    (9, 72, 360, 72),
+    (1, 8, 64, 24),
+    (3, 200, 408, 96),
+    (2, 64, 128, 128),
+];
+
+fn forward_matches_reference_with_the_coupling_in_the_product<R: Runtime>(
+    client: &ComputeClient<R>,
+) {
+    for (number, sizes) in FUSED_SIZES.into_iter().enumerate() {
+        let setting = Setting::fused()[number % 2];
+        for tokens in [1, 33, 128, 300] {
+            check_forward(client, setting, sizes, tokens, number % 3 == 0);
+        }
+    }
+    // More tiles than multiprocessors.
+    check_forward(client, Setting::fused()[1], (2, 328, 128, 80), 4100, false);
 }
 
 fn backward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<R>) {

@@ -79,7 +79,8 @@ impl Setting {
         [Dtype::F16, Dtype::Bf16].map(|dtype| Self::plain(dtype, Strategy::Hopper))
     }
 
-    /// As [`Setting::hopper`], with both products of a Monarch layer in one kernel.
+    /// As [`Setting::hopper`], with both products of a Monarch layer in one kernel, and the first of a BLAST layer
+    /// with its coupling.
     pub fn fused() -> [Self; 2] {
         [Dtype::F16, Dtype::Bf16].map(|dtype| Self::plain(dtype, Strategy::Fused))
     }

@@ -6,13 +6,15 @@ use super::choice::{Choice, key};
 use super::geometry::{BlockStrides, CoupledGeometryLaunch};
 use super::kernel::coupled_product;
 use super::plan::{CoupledBlueprint, MAX_BLOCKS};
+use super::wgmma::coupled_wgmma;
+use super::wgmma_plan::{COLUMNS, CoupledWgmmaBlueprint, UNITS};
 use crate::context::Context;
 use crate::couple::{CoupleProblem, PlannedCouple};
 use crate::device::{cube_count, mma_element};
 use crate::error::{KernelError, Missing};
 use crate::operand::{View, buffer};
-use crate::product::{PlannedProduct, ProductOperands, ProductProblem};
-use crate::ptx::MmaElement;
+use crate::product::{PlannedProduct, ProductOperands, ProductProblem, tensor_map};
+use crate::ptx::{MmaElement, group_sums};
 use crate::strategy::Strategy;
 use crate::stream::kernel::stream_coupled;
 use crate::stream::plan::{FEW_TOKENS, LINES, StreamCoupledBlueprint, streams};
@@ -71,6 +73,8 @@ pub(super) enum Plan {
     Stream(StreamCoupledBlueprint, CubeCount, AddressType),
     /// Many tokens: one kernel, `Y` in shared memory.
     Fused(CoupledBlueprint, CubeCount, AddressType),
+    /// As `Fused`, by the tensor cores of compute capability 9.0.
+    Wgmma(CoupledWgmmaBlueprint, CubeCount, AddressType),
     /// `Y` is stored in the output and replaced by its couplings.
     Apart(Box<(PlannedProduct, PlannedCouple)>),
 }
@@ -91,6 +95,9 @@ impl Plan {
             if let Some(blueprint) = stream(client, product, couple, element) {
                 let count = cube_count(client, [couple.rank.div_ceil(LINES), 1, 1])?;
                 return Ok(Plan::Stream(blueprint, count, address(context, couple)?));
+            }
+            if *context.strategy == Strategy::Fused {
+                return Self::wgmma(context, product, couple);
             }
             if let Some(blueprint) = CoupledBlueprint::for_problem(client, product, couple, element)
             {
@@ -119,6 +126,25 @@ impl Plan {
         let blueprint = CoupledBlueprint::candidate(index, client, product, couple, element)?;
         let count = cube_count(client, blueprint.cubes(couple.tokens, couple.rank))?;
         Ok(Plan::Fused(blueprint, count, address(context, couple)?))
+    }
+
+    /// Both in one kernel, by the tensor cores of compute capability 9.0.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device or the operands rule it out.
+    pub(super) fn wgmma<R: Runtime>(
+        context: &Context<'_, R>,
+        product: &ProductProblem,
+        couple: &CoupleProblem,
+    ) -> Result<Self, KernelError> {
+        let (client, dtype) = (context.client, context.dtype);
+        let element = mma_element(client, dtype)?;
+        let (blueprint, _) =
+            CoupledWgmmaBlueprint::for_problem(client, product, couple, dtype, element)?;
+        let cubes = blueprint.cubes(client, couple);
+        let count = cube_count(client, [cubes, 1, 1])?;
+        Ok(Plan::Wgmma(blueprint, count, address(context, couple)?))
     }
 
     /// One after the other.
@@ -305,6 +331,34 @@ impl PlannedCoupledProduct {
                     context.dtype,
                 );
             },
+            Plan::Wgmma(blueprint, count, address) => {
+                let rows = [product.batches, product.rows, product.depth];
+                let columns = [product.batches, product.columns, product.depth];
+                let outputs = [couple.blocks, couple.tokens, couple.rank];
+                let map = |operand, view, sizes, lines| {
+                    tensor_map(context.dtype, operand, view, sizes, lines)
+                };
+                let lhs = map(lhs, product.lhs, rows, blueprint.rows);
+                let rhs = map(rhs, product.rhs.transposed(), columns, COLUMNS);
+                let out = map(out, couple.out, outputs, blueprint.rows);
+                // SAFETY: as above; tensor maps end where the operands do.
+                unsafe {
+                    coupled_wgmma::launch_unchecked::<R>(
+                        context.client,
+                        count,
+                        CubeDim::new_1d(UNITS as u32),
+                        address,
+                        group_sums(blueprint.rows),
+                        lhs,
+                        rhs,
+                        buffer(coupling),
+                        out,
+                        geometry(),
+                        blueprint,
+                        context.dtype,
+                    );
+                }
+            }
             Plan::Apart(planned) => {
                 let (product, couple) = *planned;
                 let operands = ProductOperands {

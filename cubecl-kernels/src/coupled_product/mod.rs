@@ -11,5 +11,7 @@ pub(crate) mod kernel;
 mod launch;
 pub(crate) mod plan;
 pub(crate) mod tile;
+pub(crate) mod wgmma;
+pub(crate) mod wgmma_plan;
 
 pub(crate) use launch::{CoupledOperands, PlannedCoupledProduct};

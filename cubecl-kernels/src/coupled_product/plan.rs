@@ -134,9 +134,14 @@ impl CoupleTile {
         self.columns * self.element.bytes()
     }
 
+    /// Rows from the start of a block to that of the next in shared memory.
+    pub fn block_rows(&self) -> usize {
+        self.rows + 1
+    }
+
     /// Bytes of shared memory.
     pub fn shared_bytes(&self) -> usize {
-        self.blocks * self.rows * self.row_bytes()
+        self.blocks * self.block_rows() * self.row_bytes()
     }
 
     /// Groups of eight ranks.
@@ -293,9 +298,9 @@ impl CoupledBlueprint {
         }
     }
 
-    /// Bytes of `Y` in shared memory.
+    /// Bytes of `Y` in shared memory, up to where panels may begin.
     pub fn inner_bytes(&self) -> usize {
-        self.couple().shared_bytes()
+        self.couple().shared_bytes().next_multiple_of(1024)
     }
 
     /// Bytes of shared memory that one step of depth takes.

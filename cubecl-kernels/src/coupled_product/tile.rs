@@ -10,14 +10,14 @@ use crate::ptx::{
 };
 
 /// Byte in shared memory of ranks `8 octet..` of `Y[block, row]`: chunks of 16 bytes are permuted
-/// within a row, so that neither the eight rows of a fragment nor the blocks and rows that a
-/// coupling reads at once share banks.
+/// within a row, as the 128-byte swizzle of tensor maps does where rows have 128 bytes. Blocks begin
+/// one row apart from where they would, so that neither the eight rows of a fragment nor the blocks and
+/// rows that a coupling reads at once share banks.
 #[cube]
 pub(crate) fn chunk(block: u32, row: u32, octet: u32, #[comptime] tile: CoupleTile) -> u32 {
-    let rows = comptime!(tile.rows as u32);
-    let pitch = comptime!(tile.row_bytes() as u32);
-    let permutation = (row ^ block) & comptime!(tile.permuted_octets() as u32 - 1);
-    (block * rows + row) * pitch + (octet ^ permutation) * 16
+    let line = block * comptime!(tile.block_rows() as u32) + row;
+    let permutation = line & comptime!(tile.permuted_octets() as u32 - 1);
+    line * comptime!(tile.row_bytes() as u32) + (octet ^ permutation) * 16
 }
 
 /// Two neighbouring ranks of two neighbouring blocks (or tokens), regrouped by rank: the first rank

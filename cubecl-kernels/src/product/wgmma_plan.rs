@@ -173,7 +173,7 @@ const MOST_STAGES: usize = 8;
 const START_SECONDS: f64 = 2.0e-6;
 
 /// Multiprocessors of a device.
-fn processors<R: Runtime>(client: &ComputeClient<R>) -> usize {
+pub(crate) fn processors<R: Runtime>(client: &ComputeClient<R>) -> usize {
     let processors = client.properties().hardware.num_streaming_multiprocessors;
     processors.unwrap_or(1).max(1) as usize
 }

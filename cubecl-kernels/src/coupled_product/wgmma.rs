@@ -1,0 +1,208 @@
+//! All blocks of `Y` for some tokens and ranks in shared memory, coupled there, by the tensor cores of
+//! compute capability 9.0.
+
+use cubecl::prelude::barrier::Barrier;
+use cubecl::prelude::*;
+
+use super::geometry::CoupledGeometry;
+use super::tile::{chunk, couple_tile, first_rank, load_couplings};
+use super::wgmma_plan::{COLUMNS, CoupledWgmmaBlueprint, GROUPS, MULTIPLYING};
+use crate::product::wgmma_plan::DEPTH;
+use crate::ptx::{
+    Quad, descriptor, global_address, multiply_group, pack, shared_address,
+    store_matrices_transposed, sync_some,
+};
+
+/// Couples the products of all blocks for one tile of tokens and ranks after another, in `f32`; `Y` is
+/// rounded to the element type in between.
+///
+/// Products are those of the transposed tile: ranks are rows of the tensor cores' tiles, of which there
+/// are always 64, and tokens columns, of which there are fewer where shared memory ends.
+///
+/// Two groups of four planes multiply every other block each; for each, a unit of its own plane fills
+/// stages, also those of the next tile while the groups couple the current one. What is coupled leaves
+/// shared memory while the groups multiply the next tile.
+#[cube(launch_unchecked, address_type = "dynamic")]
+pub(crate) fn coupled_wgmma<T: Float, N: Size>(
+    lhs: &TensorMap<T, Tiled>,
+    rhs: &TensorMap<T, Tiled>,
+    coupling: &[T],
+    out: &mut TensorMap<T, Tiled>,
+    geometry: CoupledGeometry,
+    #[comptime] blueprint: CoupledWgmmaBlueprint,
+    #[define(T)] _dtype: ElemType,
+) {
+    let stages = comptime!(blueprint.stages);
+    let couple = comptime!(blueprint.couple());
+    let rows = comptime!(blueprint.rows);
+    let (lhs_elements, rhs_elements) = comptime!((rows * DEPTH, COLUMNS * DEPTH));
+    let inner = Shared::<[T]>::new_aligned_slice(comptime!(couple.shared_bytes() / 2), 1024usize);
+    let mut lhs_memory =
+        Shared::<[T]>::new_aligned_slice(comptime!(stages * lhs_elements), 1024usize);
+    let mut rhs_memory =
+        Shared::<[T]>::new_aligned_slice(comptime!(stages * rhs_elements), 1024usize);
+    let full: Shared<[Barrier]> = Shared::new_slice(stages);
+    let empty: Shared<[Barrier]> = Shared::new_slice(stages);
+    if UNIT_POS == 0 {
+        #[unroll]
+        for stage in 0..stages {
+            full[stage].init_manual(1u32);
+            // One arrival for each plane of the group that reads the stage.
+            empty[stage].init_manual(4u32);
+        }
+    }
+    sync_async_proxy_shared();
+    sync_cube();
+
+    let plane = plane_broadcast(UNIT_POS / 32, 0u32);
+    let position = UNIT_POS % 32;
+    let blocks = comptime!(blueprint.blocks as u32);
+    let steps = (geometry.depth as u32).div_ceil(comptime!(DEPTH as u32));
+    let row_tiles = (geometry.tokens as u32).div_ceil(comptime!(rows as u32));
+    let tiles = row_tiles * (geometry.rank as u32).div_ceil(comptime!(COLUMNS as u32));
+    let mut tile = CUBE_POS as u32;
+    // Each group has stages of its own: with those of a block left over, it would else read what the
+    // other group had not seen filled before.
+    let per_group = comptime!(stages as u32 / GROUPS);
+    let mut stage = 0u32.runtime();
+    let mut phase = 0u32.runtime();
+
+    if plane >= comptime!(MULTIPLYING as u32 / 32) {
+        if position == 0 {
+            let group = plane - comptime!(MULTIPLYING as u32 / 32);
+            let bytes = comptime!((2 * (lhs_elements + rhs_elements)) as u32);
+            while tile < tiles {
+                let row = (tile % row_tiles) * comptime!(rows as u32);
+                let column = (tile / row_tiles) * comptime!(COLUMNS as u32);
+                let mut block = group;
+                while block < blocks {
+                    for step in 0..steps {
+                        let at = (group * per_group + stage) as usize;
+                        let filled = &full[at];
+                        empty[at].wait_parity(phase ^ 1);
+                        filled.arrive_and_expect_tx(1u32, bytes);
+                        let depth = step * comptime!(DEPTH as u32);
+                        let first = at * lhs_elements;
+                        filled.tma_load_3d(
+                            lhs,
+                            &mut lhs_memory[first..first + lhs_elements],
+                            block as i32,
+                            row as i32,
+                            depth as i32,
+                        );
+                        let first = at * rhs_elements;
+                        filled.tma_load_3d(
+                            rhs,
+                            &mut rhs_memory[first..first + rhs_elements],
+                            block as i32,
+                            column as i32,
+                            depth as i32,
+                        );
+                        stage += 1;
+                        if stage == per_group {
+                            stage = 0;
+                            phase ^= 1;
+                        }
+                    }
+                    block += GROUPS;
+                }
+                tile += CUBE_COUNT as u32;
+            }
+        }
+    } else {
+        let group = plane / 4;
+        let unit = UNIT_POS % 128;
+        let element = comptime!(blueprint.element);
+        // Lanes name the lines of four matrices: 8 tokens of 8 ranks, the next 8 ranks, and both for
+        // the next 8 tokens.
+        let token = (position / 16) * 8 + position % 8;
+        let octet = (plane % 4) * 2 + (position / 8) % 2;
+        let inner_address = shared_address::<T>(inner.as_slice());
+        let lhs_address = shared_address::<T>(lhs_memory.as_slice());
+        let rhs_address = shared_address::<T>(rhs_memory.as_slice());
+        let coupling_address = global_address::<T>(coupling);
+        let mut couplings = Array::<Quad<u32>>::new(8usize);
+        while tile < tiles {
+            let row = (tile % row_tiles) * comptime!(rows as u32);
+            let column = (tile / row_tiles) * comptime!(COLUMNS as u32);
+            load_couplings(
+                coupling_address,
+                &geometry.coupling,
+                geometry.rank,
+                column + first_rank(couple),
+                &mut couplings,
+                couple,
+            );
+            let mut block = group;
+            while block < blocks {
+                let mut sums = Vector::<f32, N>::new(0.0f32);
+                for _ in 0..steps {
+                    let at = group * per_group + stage;
+                    full[at as usize].wait_parity(phase);
+                    let left = descriptor(rhs_address + at * comptime!(2 * rhs_elements as u32));
+                    let right = descriptor(lhs_address + at * comptime!(2 * lhs_elements as u32));
+                    sums = multiply_group::<N>(sums, left, right, rows, element);
+                    if position == 0 {
+                        empty[at as usize].arrive();
+                    }
+                    stage += 1;
+                    if stage == per_group {
+                        stage = 0;
+                        phase ^= 1;
+                    }
+                }
+                if block == group {
+                    // What the group stored of the last tile has been read.
+                    if unit == 0 {
+                        tma_group_wait_read(0usize);
+                    }
+                    sync_some(group + 1, 128usize);
+                }
+                #[unroll]
+                for pair in 0..comptime!(rows / 16) {
+                    let mut quad = Quad::<u32>::new(0u32);
+                    #[unroll]
+                    for i in 0..4usize {
+                        let low = sums.extract(comptime!(8 * pair + 2 * i));
+                        let high = sums.extract(comptime!(8 * pair + 2 * i + 1));
+                        quad.insert(i, pack(low, high, element));
+                    }
+                    let line = comptime!(16 * pair as u32) + token;
+                    let to = inner_address + chunk(block, line, octet, couple);
+                    store_matrices_transposed(to, quad);
+                }
+                block += GROUPS;
+            }
+            sync_some(GROUPS + 1, MULTIPLYING);
+            couple_tile::<T>(
+                coupling,
+                &geometry.coupling,
+                geometry.rank,
+                inner_address,
+                column,
+                &mut couplings,
+                couple,
+            );
+            sync_async_proxy_shared();
+            sync_some(GROUPS + 1, MULTIPLYING);
+            if unit == 0 {
+                let mut block = group;
+                while block < blocks {
+                    let from = block as usize * comptime!(couple.block_rows() * COLUMNS);
+                    tma_store_3d(
+                        &inner[from..from + comptime!(rows * COLUMNS)],
+                        out,
+                        block as i32,
+                        row as i32,
+                        column as i32,
+                    );
+                    block += GROUPS;
+                }
+                tma_group_commit();
+            }
+            tile += CUBE_COUNT as u32;
+        }
+        // Shared memory has to stay until the last of it is read.
+        tma_group_wait_read(0usize);
+    }
+}
