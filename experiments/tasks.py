@@ -198,11 +198,11 @@ class Dit(Task):
         self.train, self.test = digits.written(out)
         self.dense, self.real = out / "dit-dense", digits.real(self.test)
         data = ["--data", self.train, "--valid", self.test, "--batch", "128", "--lr", "1e-3", "--ema", "0.995"]
-        self.tune_words = [*data, *self.steps(600)]
-        self.scratch_words = [*data, "--weight-decay", "0.5", *self.steps(3000)]
+        self.tune_words = [*data, *self.steps(400)]
+        self.scratch_words = [*data, "--weight-decay", "0.5", *self.steps(1500)]
         self.scratch_words += ["--family", "dit", "--config", ROOT / "configs/dit-digits/config.json"]
         self.budget = (
-            f"Fine-tuned for {self.count(600):,} steps with a weight decay of 0.01, dense and from scratch for {self.count(3000):,} with 0.5, all "
+            f"Fine-tuned for {self.count(400):,} steps with a weight decay of 0.01, dense and from scratch for {self.count(1500):,} with 0.5, all "
             "with a learning rate of 1e-3, each of 128 of the 1,437 images for training; the average of the weights (0.995) is taken."
         )
 
