@@ -776,7 +776,7 @@ pub enum StrategyChoice {
     TensorCores,
     /// Tensor cores of compute capability 9.0
     Hopper,
-    /// The same, with both products of a Monarch layer in one kernel
+    /// The same, with both products of a Monarch layer in one kernel, and the first of a BLAST layer with its coupling
     Fused,
 }
 

@@ -146,10 +146,10 @@ struct Way {
 impl Way {
     /// The name used in reports.
     fn kernel(self) -> &'static str {
-        match (self.method, self.strategy) {
-            _ if self.plain => "plain",
-            (None, StrategyChoice::Auto) => "burn",
-            (_, strategy) => strategy.as_str(),
+        if self.plain {
+            "plain"
+        } else {
+            self.strategy.as_str()
         }
     }
 

@@ -390,7 +390,7 @@ mod tests {
         let ours = measured(vec![
             row("blast", "auto", 384, Some(8.0)),
             row("blast", "plain", 384, Some(2.0)),
-            row("dense", "burn", 384, Some(5.0)),
+            row("dense", "auto", 384, Some(5.0)),
         ]);
         let peers = measured(vec![
             row("dense", "torch.eager", 384, Some(10.0)),
@@ -430,7 +430,7 @@ mod tests {
         let ours = measured(vec![
             row("blast", "auto", 384, Some(2.0)),
             row("blast", "plain", 384, Some(6.0)),
-            row("dense", "burn", 384, Some(5.0)),
+            row("dense", "auto", 384, Some(5.0)),
         ]);
         let report = compare(&ours, &measured(Vec::new()));
         let blast = report.rows.iter().find(|row| row.method == "blast");
