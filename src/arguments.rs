@@ -347,7 +347,7 @@ pub struct TrainingArguments {
     /// Steps in which the learning rate grows to its largest value [default: a tenth of all]
     #[arg(long, value_name = "COUNT")]
     pub warmup: Option<usize>,
-    /// Decay of matrices per step and learning rate
+    /// Decay of matrices per step and learning rate; vectors and the couplings of BLAST have none
     #[arg(long, value_name = "RATE", default_value_t = 0.01)]
     pub weight_decay: f64,
     /// Largest norm of a step's gradient; 0 does not limit it

@@ -21,7 +21,8 @@ pub struct TrainOptions {
     pub final_share: f64,
     /// Steps in which the learning rate grows from zero to its largest value.
     pub warmup: usize,
-    /// Decay of matrices per step and learning rate; vectors (norms and biases) have none.
+    /// Decay of matrices per step and learning rate; vectors (norms and biases) and the couplings of BLAST
+    /// have none.
     pub weight_decay: f64,
     /// Largest norm of the gradient of a step, over all parameters together.
     pub clip: Option<f64>,
