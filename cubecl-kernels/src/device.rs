@@ -63,6 +63,12 @@ pub(crate) fn mma_element<R: Runtime>(
     Ok(element)
 }
 
+/// Multiprocessors of a device, one where it does not say.
+pub(crate) fn processors<R: Runtime>(client: &ComputeClient<R>) -> usize {
+    let processors = client.properties().hardware.num_streaming_multiprocessors;
+    processors.unwrap_or(1).max(1) as usize
+}
+
 /// Address type for operands of at most `elements` elements.
 ///
 /// # Errors

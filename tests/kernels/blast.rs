@@ -303,7 +303,7 @@ fn forward_matches_reference_with_little_scratch<R: Runtime>(client: &ComputeCli
 }
 
 /// Blocks in pairs and one left over, or one alone; depths that are no whole panels; ranks that end
-/// inside a tile, and inside a cluster of tiles.
+/// inside a tile.
 const FUSED_SIZES: [Sizes; 6] = [
     (16, 104, 1152, 320),
     (5, 328, 960, 80),

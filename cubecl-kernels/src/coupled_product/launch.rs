@@ -97,7 +97,7 @@ impl Plan {
                 return Ok(Plan::Stream(blueprint, count, address(context, couple)?));
             }
             if *context.strategy == Strategy::Fused {
-                return Self::wgmma(context, product, couple);
+                return Self::wgmma(context, product, couple, element);
             }
             if let Some(blueprint) = CoupledBlueprint::for_problem(client, product, couple, element)
             {
@@ -133,13 +133,13 @@ impl Plan {
     /// # Errors
     ///
     /// [`KernelError::Unavailable`] if the device or the operands rule it out.
-    pub(super) fn wgmma<R: Runtime>(
+    fn wgmma<R: Runtime>(
         context: &Context<'_, R>,
         product: &ProductProblem,
         couple: &CoupleProblem,
+        element: MmaElement,
     ) -> Result<Self, KernelError> {
         let (client, dtype) = (context.client, context.dtype);
-        let element = mma_element(client, dtype)?;
         let (blueprint, _) =
             CoupledWgmmaBlueprint::for_problem(client, product, couple, dtype, element)?;
         let cubes = blueprint.cubes(client, couple);
@@ -335,12 +335,10 @@ impl PlannedCoupledProduct {
                 let rows = [product.batches, product.rows, product.depth];
                 let columns = [product.batches, product.columns, product.depth];
                 let outputs = [couple.blocks, couple.tokens, couple.rank];
-                let map = |operand, view, sizes, lines| {
-                    tensor_map(context.dtype, operand, view, sizes, lines)
-                };
-                let lhs = map(lhs, product.lhs, rows, blueprint.rows);
-                let rhs = map(rhs, product.rhs.transposed(), columns, COLUMNS);
-                let out = map(out, couple.out, outputs, blueprint.rows);
+                let (dtype, tokens) = (context.dtype, blueprint.rows);
+                let lhs = tensor_map(dtype, lhs, product.lhs, rows, tokens);
+                let rhs = tensor_map(dtype, rhs, product.rhs.transposed(), columns, COLUMNS);
+                let out = tensor_map(dtype, out, couple.out, outputs, tokens);
                 // SAFETY: as above; tensor maps end where the operands do.
                 unsafe {
                     coupled_wgmma::launch_unchecked::<R>(
@@ -348,7 +346,7 @@ impl PlannedCoupledProduct {
                         count,
                         CubeDim::new_1d(UNITS as u32),
                         address,
-                        group_sums(blueprint.rows),
+                        group_sums(tokens),
                         lhs,
                         rhs,
                         buffer(coupling),

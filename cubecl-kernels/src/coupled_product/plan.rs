@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use crate::couple::CoupleProblem;
-use crate::device::check_cube;
+use crate::device::{check_cube, processors};
 use crate::error::{KernelError, Missing};
 use crate::mma::accumulate::PlaneTile;
 use crate::mma::panel::Panel;
@@ -124,6 +124,17 @@ impl CoupleTile {
         })
     }
 
+    /// Checks that a kernel which never stores `Y` can couple it by tiles, whatever view of `Y` the
+    /// problem has.
+    ///
+    /// # Errors
+    ///
+    /// As [`CoupleTile::new`].
+    pub fn check_fused(problem: &CoupleProblem, element: MmaElement) -> Result<(), KernelError> {
+        let source = problem.out;
+        Self::new(&CoupleProblem { source, ..*problem }, element).map(|_| ())
+    }
+
     /// Cubes along ranks and tokens.
     pub fn cubes(&self, tokens: usize, ranks: usize) -> [usize; 3] {
         [ranks.div_ceil(self.columns), tokens.div_ceil(self.rows), 1]
@@ -142,6 +153,11 @@ impl CoupleTile {
     /// Bytes of shared memory.
     pub fn shared_bytes(&self) -> usize {
         self.blocks * self.block_rows() * self.row_bytes()
+    }
+
+    /// Where panels may begin after the tile: at a multiple of what their permutation repeats after.
+    pub fn panels_start(&self) -> usize {
+        self.shared_bytes().next_multiple_of(1024)
     }
 
     /// Groups of eight ranks.
@@ -202,8 +218,7 @@ impl CoupledBlueprint {
         if !large && bytes > SMALL_BYTES {
             return None;
         }
-        let hardware = &client.properties().hardware;
-        let processors = hardware.num_streaming_multiprocessors.unwrap_or(1).max(1) as usize;
+        let processors = processors(client);
         let class = product.with_rounded_tokens();
         let candidate = |index| Self::candidate(index, client, product, couple, element);
         let possible: Vec<Self> = (0..Self::CANDIDATES)
@@ -236,12 +251,7 @@ impl CoupledBlueprint {
         couple: &CoupleProblem,
         element: MmaElement,
     ) -> Result<Self, KernelError> {
-        // The views of `Y` do not matter: it is never stored.
-        let couple = CoupleProblem {
-            source: couple.out,
-            ..*couple
-        };
-        CoupleTile::new(&couple, element)?;
+        CoupleTile::check_fused(couple, element)?;
         let tile = &CANDIDATES[index];
         let panel = |lines, view: View, line, depth| {
             let panel = Panel {
@@ -300,7 +310,7 @@ impl CoupledBlueprint {
 
     /// Bytes of `Y` in shared memory, up to where panels may begin.
     pub fn inner_bytes(&self) -> usize {
-        self.couple().shared_bytes().next_multiple_of(1024)
+        self.couple().panels_start()
     }
 
     /// Bytes of shared memory that one step of depth takes.

@@ -4,11 +4,11 @@ use cubecl::prelude::*;
 
 use super::plan::CoupleTile;
 use crate::couple::CoupleProblem;
-use crate::device::check_cube;
+use crate::device::{check_cube, processors};
 use crate::error::KernelError;
 use crate::product::ProductProblem;
 use crate::product::mma_plan::fastest;
-use crate::product::wgmma_plan::{DEPTH, GROUP_ROWS, WgmmaBlueprint, processors};
+use crate::product::wgmma_plan::{DEPTH, GROUP_ROWS, WgmmaBlueprint};
 use crate::ptx::MmaElement;
 
 /// Ranks of a cube's tile.
@@ -63,12 +63,7 @@ impl CoupledWgmmaBlueprint {
     ) -> Result<(Self, f64), KernelError> {
         // What any product through tensor maps asks of both operands.
         WgmmaBlueprint::candidate(0, client, product, dtype, element)?;
-        // The view of `Y` does not matter: it is never stored.
-        let couple = CoupleProblem {
-            source: couple.out,
-            ..*couple
-        };
-        CoupleTile::new(&couple, element)?;
+        CoupleTile::check_fused(couple, element)?;
         let class = product.with_rounded_tokens();
         fastest(ROWS.into_iter().map(|rows| {
             let blueprint = Self::with_rows(client, rows, couple.blocks, element)?;
@@ -129,8 +124,7 @@ impl CoupledWgmmaBlueprint {
 
     /// Bytes of shared memory of a cube, with alignment and barriers.
     pub fn shared_bytes(&self) -> usize {
-        let inner = self.couple().shared_bytes().next_multiple_of(1024);
-        inner + self.stages * self.panel_bytes() + 1024
+        self.couple().panels_start() + self.stages * self.panel_bytes() + 1024
     }
 
     /// Bytes of a panel of both operands.

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::plan::Along;
 use super::problem::{ProductProblem, TokenAxis};
-use crate::device::check_cube;
+use crate::device::{check_cube, processors};
 use crate::epilogue::Finish;
 use crate::error::{KernelError, Missing};
 use crate::mma::accumulate::PlaneTile;
@@ -149,10 +149,9 @@ impl Candidate {
         blueprint: &MmaBlueprint,
         problem: &ProductProblem,
     ) -> f64 {
-        let hardware = &client.properties().hardware;
-        let processors = hardware.num_streaming_multiprocessors.unwrap_or(1).max(1) as usize;
         let cubes: usize = blueprint.cubes(problem).iter().product();
-        let room = hardware.max_shared_memory_size / blueprint.shared_bytes();
+        let processors = processors(client);
+        let room = client.properties().hardware.max_shared_memory_size / blueprint.shared_bytes();
         // About half the units of a multiprocessor, for the registers of each.
         let room = room.min(1024 / self.tile.units()).max(1);
         let resident = room.min(cubes.div_ceil(processors));

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use super::mma_plan::MmaBlueprint;
 use super::problem::{ProductProblem, TokenAxis};
 use super::wgmma_plan::WgmmaBlueprint;
-use crate::device::{check_cube, mma_element};
+use crate::device::{check_cube, mma_element, processors};
 use crate::epilogue::Finish;
 use crate::error::{KernelError, Missing};
 use crate::operand::View;
@@ -150,13 +150,8 @@ impl Tile {
 
     /// The tile for a problem: a class of its size, never the exact token count.
     fn for_problem<R: Runtime>(client: &ComputeClient<R>, problem: &ProductProblem) -> Self {
-        let processors = client
-            .properties()
-            .hardware
-            .num_streaming_multiprocessors
-            .unwrap_or(1);
         let cubes: usize = LARGE.cubes(problem).iter().product();
-        let fills_device = cubes >= processors as usize;
+        let fills_device = cubes >= processors(client);
         if problem.rows <= SMALL.rows {
             SMALL
         } else if problem.rows >= LARGE.rows

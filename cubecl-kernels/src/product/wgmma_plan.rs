@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::mma_plan::{fastest, store_bytes};
 use super::problem::{ProductProblem, TokenAxis};
-use crate::device::check_cube;
+use crate::device::{check_cube, processors};
 use crate::epilogue::Finish;
 use crate::error::{KernelError, Missing};
 use crate::operand::View;
@@ -171,12 +171,6 @@ const MOST_STAGES: usize = 8;
 
 /// Seconds from the start of a launch to the first product, about.
 const START_SECONDS: f64 = 2.0e-6;
-
-/// Multiprocessors of a device.
-pub(crate) fn processors<R: Runtime>(client: &ComputeClient<R>) -> usize {
-    let processors = client.properties().hardware.num_streaming_multiprocessors;
-    processors.unwrap_or(1).max(1) as usize
-}
 
 impl WgmmaBlueprint {
     /// The candidate that should be fastest for `problem`, and the seconds it should take, about.

@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use crate::device::check_cube;
+use crate::device::{check_cube, processors};
 use crate::epilogue::Finish;
 use crate::error::KernelError;
 use crate::operand::View;
@@ -98,10 +98,9 @@ impl StreamBlueprint {
         if !possible {
             return Ok(None);
         }
-        let processors = client.properties().hardware.num_streaming_multiprocessors;
         let lines = problem.columns.div_ceil(LINES) * problem.batches;
         // 16 planes for each multiprocessor keep enough loads under way.
-        let planes = 16 * processors.unwrap_or(1) as usize;
+        let planes = 16 * processors(client);
         let blueprint = Self {
             element,
             groups: 1,
