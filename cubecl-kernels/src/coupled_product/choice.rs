@@ -20,6 +20,8 @@ pub(super) enum Choice {
     Apart,
     /// A candidate of both in one kernel.
     Fused(usize),
+    /// Both in one kernel, by the tensor cores of compute capability 9.0.
+    Wgmma,
     /// Planes that share a depth, for few tokens.
     Stream(usize),
 }
@@ -30,6 +32,7 @@ impl Choice {
         [Choice::Model, Choice::Apart]
             .into_iter()
             .chain((0..CoupledBlueprint::CANDIDATES).map(Choice::Fused))
+            .chain([Choice::Wgmma])
             .chain((0..=MOST_SPLITS.ilog2()).map(|log| Choice::Stream(1 << log)))
     }
 
@@ -39,6 +42,7 @@ impl Choice {
             Choice::Model => "model".to_string(),
             Choice::Apart => "apart".to_string(),
             Choice::Fused(index) => CoupledBlueprint::candidate_name(index),
+            Choice::Wgmma => "wgmma".to_string(),
             Choice::Stream(splits) => format!("stream {splits}"),
         }
     }
@@ -56,7 +60,10 @@ impl Choice {
         model: &Plan,
     ) -> Result<Option<Plan>, KernelError> {
         let plan = match (self, model) {
-            (Choice::Model, _) | (Choice::Apart, Plan::Apart(_)) => None,
+            (Choice::Model, _)
+            | (Choice::Apart, Plan::Apart(_))
+            | (Choice::Wgmma, Plan::Wgmma(..) | Plan::Stream(..)) => None,
+            (Choice::Wgmma, _) => Some(Plan::wgmma(context, product, couple)?.0),
             (Choice::Apart, _) => Some(Plan::apart(context, *product, *couple)?),
             (Choice::Fused(index), _) => {
                 let plan = Plan::fused(index, context, product, couple)?;

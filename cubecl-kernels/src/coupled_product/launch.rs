@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use super::choice::{Choice, key};
 use super::geometry::{BlockStrides, CoupledGeometryLaunch};
 use super::kernel::coupled_product;
-use super::plan::{CoupledBlueprint, MAX_BLOCKS};
+use super::plan::{CoupledBlueprint, MAX_BLOCKS, SMALL_BYTES};
 use super::wgmma::coupled_wgmma;
 use super::wgmma_plan::{COLUMNS, CoupledWgmmaBlueprint, UNITS};
 use crate::context::Context;
@@ -13,6 +13,7 @@ use crate::couple::{CoupleProblem, PlannedCouple};
 use crate::device::{cube_count, mma_element};
 use crate::error::{KernelError, Missing};
 use crate::operand::{View, buffer};
+use crate::product::wgmma_plan::WgmmaBlueprint;
 use crate::product::{PlannedProduct, ProductOperands, ProductProblem, tensor_map};
 use crate::ptx::{MmaElement, group_sums};
 use crate::strategy::Strategy;
@@ -96,8 +97,21 @@ impl Plan {
                 let count = cube_count(client, [couple.rank.div_ceil(LINES), 1, 1])?;
                 return Ok(Plan::Stream(blueprint, count, address(context, couple)?));
             }
-            if *context.strategy == Strategy::Fused {
-                return Self::wgmma(context, product, couple, element);
+            match context.strategy {
+                Strategy::Fused => {
+                    let (plan, _) = Self::wgmma(context, product, couple)?;
+                    return Ok(plan);
+                }
+                Strategy::Auto | Strategy::Tuned => {
+                    // Where it can not run, the others are left.
+                    if let Ok((plan, seconds)) = Self::wgmma(context, product, couple)
+                        && seconds_apart(context, product, couple, element)
+                            .is_some_and(|apart| seconds < apart)
+                    {
+                        return Ok(plan);
+                    }
+                }
+                _ => {}
             }
             if let Some(blueprint) = CoupledBlueprint::for_problem(client, product, couple, element)
             {
@@ -128,7 +142,8 @@ impl Plan {
         Ok(Plan::Fused(blueprint, count, address(context, couple)?))
     }
 
-    /// Both in one kernel, by the tensor cores of compute capability 9.0.
+    /// Both in one kernel, by the tensor cores of compute capability 9.0, and the seconds that it should
+    /// take, about.
     ///
     /// # Errors
     ///
@@ -137,14 +152,15 @@ impl Plan {
         context: &Context<'_, R>,
         product: &ProductProblem,
         couple: &CoupleProblem,
-        element: MmaElement,
-    ) -> Result<Self, KernelError> {
+    ) -> Result<(Self, f64), KernelError> {
         let (client, dtype) = (context.client, context.dtype);
-        let (blueprint, _) =
+        let element = mma_element(client, dtype)?;
+        let (blueprint, seconds) =
             CoupledWgmmaBlueprint::for_problem(client, product, couple, dtype, element)?;
         let cubes = blueprint.cubes(client, couple);
         let count = cube_count(client, [cubes, 1, 1])?;
-        Ok(Plan::Wgmma(blueprint, count, address(context, couple)?))
+        let plan = Plan::Wgmma(blueprint, count, address(context, couple)?);
+        Ok((plan, seconds))
     }
 
     /// One after the other.
@@ -161,6 +177,26 @@ impl Plan {
         let couple = PlannedCouple::new(context, couple)?;
         Ok(Plan::Apart(Box::new((product, couple))))
     }
+}
+
+/// Seconds of a coupling by itself, and bytes that it reads and writes in a second: of `Y` that is not
+/// found in cache on one H100.
+const COUPLE_SECONDS: f64 = 1.0e-6;
+const COUPLE_RATE: f64 = 2.2e12;
+
+/// Seconds that product and coupling should take one after the other, about; nothing where the portable
+/// kernel takes both, with little to do and a launch to save.
+fn seconds_apart<R: Runtime>(
+    context: &Context<'_, R>,
+    product: &ProductProblem,
+    couple: &CoupleProblem,
+    element: MmaElement,
+) -> Option<f64> {
+    let class = product.with_rounded_tokens();
+    let bytes = couple.blocks * class.rows * couple.rank * element.bytes();
+    let product = WgmmaBlueprint::for_problem(context.client, &class, context.dtype, element);
+    let coupling = COUPLE_SECONDS + (2 * bytes) as f64 / COUPLE_RATE;
+    (bytes > SMALL_BYTES).then_some(product.ok()?.1 + coupling)
 }
 
 /// The element type of the kernels that compute both at once, where the strategy allows them.

@@ -195,7 +195,7 @@ const CANDIDATES: [CoupledTile; 5] = [
 /// Bytes of `Y` above which storing it costs more than the smaller tiles that coupling at once
 /// allows; and below which the launch that it saves counts most.
 const LARGE_BYTES: usize = 64 << 20;
-const SMALL_BYTES: usize = 2 << 20;
+pub(super) const SMALL_BYTES: usize = 2 << 20;
 
 /// Bytes of depth above which large products are faster apart in any case.
 const DEEP_BYTES: usize = 512;
