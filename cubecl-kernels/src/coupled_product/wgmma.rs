@@ -58,8 +58,9 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
     let position = UNIT_POS % 32;
     let blocks = comptime!(blueprint.blocks as u32);
     let steps = (geometry.depth as u32).div_ceil(comptime!(DEPTH as u32));
-    let row_tiles = (geometry.tokens as u32).div_ceil(comptime!(rows as u32));
-    let tiles = row_tiles * (geometry.rank as u32).div_ceil(comptime!(COLUMNS as u32));
+    // Ranks vary fastest: with many tokens the input is read from memory once.
+    let column_tiles = (geometry.rank as u32).div_ceil(comptime!(COLUMNS as u32));
+    let tiles = column_tiles * (geometry.tokens as u32).div_ceil(comptime!(rows as u32));
     let mut tile = CUBE_POS as u32;
     // Each group has stages of its own: with those of a block left over, it would else read what the
     // other group had not seen filled before.
@@ -72,8 +73,8 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
             let group = plane - comptime!(MULTIPLYING as u32 / 32);
             let bytes = comptime!((2 * (lhs_elements + rhs_elements)) as u32);
             while tile < tiles {
-                let row = (tile % row_tiles) * comptime!(rows as u32);
-                let column = (tile / row_tiles) * comptime!(COLUMNS as u32);
+                let row = (tile / column_tiles) * comptime!(rows as u32);
+                let column = (tile % column_tiles) * comptime!(COLUMNS as u32);
                 let mut block = group;
                 while block < blocks {
                     for step in 0..steps {
@@ -123,8 +124,8 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
         let coupling_address = global_address::<T>(coupling);
         let mut couplings = Array::<Quad<u32>>::new(8usize);
         while tile < tiles {
-            let row = (tile % row_tiles) * comptime!(rows as u32);
-            let column = (tile / row_tiles) * comptime!(COLUMNS as u32);
+            let row = (tile / column_tiles) * comptime!(rows as u32);
+            let column = (tile % column_tiles) * comptime!(COLUMNS as u32);
             load_couplings(
                 coupling_address,
                 &geometry.coupling,
