@@ -119,6 +119,13 @@ pub enum Missing {
     /// Tensor-core kernels for the layout of the operands: they need rows that start at multiples
     /// of 4 bytes (16 for few tokens) and an axis of stride one.
     TensorLayout,
+    /// Buffers of one kernel.
+    Bindings {
+        /// Buffers that the kernel needs.
+        required: usize,
+        /// Buffers that the device offers.
+        limit: usize,
+    },
     /// 64-bit addresses, for operands of more than `u32::MAX` elements.
     WideAddresses {
         /// Elements in the largest operand.
@@ -145,6 +152,9 @@ impl fmt::Display for Missing {
                     f,
                     "tensor-core kernels for the strides and sizes of these operands"
                 )
+            }
+            Missing::Bindings { required, limit } => {
+                write!(f, "{required} buffers in one kernel (it has {limit})")
             }
             Missing::WideAddresses { elements } => {
                 write!(f, "64-bit addresses (an operand has {elements} elements)")

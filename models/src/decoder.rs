@@ -231,7 +231,7 @@ fn captured<'a, M: LanguageModel>(
         }
     };
     // SAFETY: the pass holds the model, its inputs and the cache, whose tensors are replaced by
-    // others in the same buffers: `append_rows` works in place for its only owner. Nobody else has
+    // others in the same buffers: keys and values are appended in place for their only owner. Nobody else has
     // the cache until the graph is gone.
     let pass = unsafe { CapturedPass::capture(&model.device(), (ids, position), work) }?;
     Ok(match pass {

@@ -3,7 +3,8 @@
 use cubecl::ir::IntKind;
 use cubecl::prelude::*;
 use cubecl_kernels::attention::{
-    Angles, AppendRows, Attention, Visible, append_rows, attention, scratch_elements,
+    Angles, AppendKeyValue, Attention, RotateRows, TurnedQuery, Visible, append_key_value,
+    attention, rotate_rows, scratch_elements,
 };
 use cubecl_kernels::{KernelError, Strategy};
 use rand::SeedableRng;
@@ -269,54 +270,58 @@ fn rows_are_appended_at_the_position_and_nothing_else_changes<R: Runtime>(
 ) {
     for dtype in Dtype::ALL {
         // The last would go past the end: what fits is written.
-        for (tokens, width, at) in [(1, 64, 0), (3, 20, 7), (2, 7, 9), (4, 16, 8)] {
+        for (tokens, width, at) in [(1, 64, 0), (3, 20, 7), (2, 6, 9), (4, 16, 8)] {
             let (batch, heads, capacity) = (2, 3, 11);
             let rng = &mut StdRng::seed_from_u64(3);
-            let rows = Blocks::random([batch * heads, tokens, width], dtype, rng);
-            let before = Blocks::random([batch * heads, capacity, width], dtype, rng);
             let setting = Setting::plain(dtype, Strategy::Auto);
-            let new = setting.input(
-                client,
-                &[batch, tokens, heads, width],
-                &swapped(&rows.values, [batch, heads, tokens, width]),
-            );
+            let mut random = |rows| Blocks::random([batch * heads, rows, width], dtype, rng);
+            let new = [random(tokens), random(tokens)];
+            let before = [random(capacity), random(capacity)];
             let shape = [batch, heads, capacity, width];
-            let cache = DeviceTensor::with_values(
-                client,
-                &shape,
-                Layout::Contiguous,
-                dtype,
-                &before.values,
-            );
-            let operands = AppendRows {
-                rows: by_head(new),
-                angles: None,
-                position: Some(position(client, at)),
-                cache: cache.binding(),
+            let cache = before.each_ref().map(|before| {
+                let contiguous = Layout::Contiguous;
+                DeviceTensor::with_values(client, &shape, contiguous, dtype, &before.values)
+            });
+            let [key, value] = new.each_ref().map(|new| {
+                let values = swapped(&new.values, [batch, heads, tokens, width]);
+                by_head(setting.input(client, &[batch, tokens, heads, width], &values))
+            });
+            let operands = AppendKeyValue {
+                key,
+                value,
+                turned: None,
+                position: position(client, at),
+                keys: cache[0].binding(),
+                values: cache[1].binding(),
             };
-            if !setting.ran(append_rows(client, operands, dtype.elem())) {
+            if !setting.ran(append_key_value(client, operands, dtype.elem())) {
                 continue;
             }
-            let mut expected = before.values.clone();
-            for head in 0..batch * heads {
-                for token in 0..tokens.min(capacity - at) {
-                    for c in 0..width {
-                        expected[(head * capacity + at + token) * width + c] =
-                            rows.at(head, token, c);
+            for n in 0..2 {
+                let mut expected = before[n].values.clone();
+                for head in 0..batch * heads {
+                    for token in 0..tokens.min(capacity - at) {
+                        for c in 0..width {
+                            expected[(head * capacity + at + token) * width + c] =
+                                new[n].at(head, token, c);
+                        }
                     }
                 }
+                let found = cache[n].read(client);
+                assert_eq!(found, expected, "{dtype:?} {tokens} at {at}, {n}");
             }
-            assert_eq!(cache.read(client), expected, "{dtype:?} {tokens} at {at}");
         }
     }
 }
 
+/// Turned queries, whether alone or beside keys and values, and keys.
 fn rows_turn_by_their_angles<R: Runtime>(client: &ComputeClient<R>) {
     for dtype in Dtype::ALL {
         for (angle_rows, tokens, width, at) in [(1, 5, 64, 2), (2, 3, 20, 0), (2, 1, 6, 4)] {
-            let (batch, heads, capacity, pairs) = (2, 3, 8, width / 2);
+            let (batch, heads, query_heads, capacity, pairs) = (2, 3, 6, 8, width / 2);
             let rng = &mut StdRng::seed_from_u64(5);
-            let rows = Blocks::random([batch * heads, tokens, width], dtype, rng);
+            let mut random = |heads| Blocks::random([batch * heads, tokens, width], dtype, rng);
+            let (query, key, value) = (random(query_heads), random(heads), random(heads));
             let angles = Blocks::random([angle_rows, tokens, pairs], Dtype::F32, rng);
             let setting = Setting::plain(dtype, Strategy::Auto);
             let single = Setting::plain(Dtype::F32, Strategy::Auto);
@@ -328,43 +333,75 @@ fn rows_turn_by_their_angles<R: Runtime>(client: &ComputeClient<R>) {
                 )
             };
             let ((cos, cosines), (sin, sines)) = (angle(f64::cos), angle(f64::sin));
-            let cache = setting.output(client, &[batch, heads, capacity, width]);
-            let operands = AppendRows {
-                rows: setting.input(client, &[batch, heads, tokens, width], &rows.values),
-                angles: Some(Angles { cos, sin }),
-                position: Some(position(client, at)),
-                cache: cache.binding(),
+            let angles = Angles { cos, sin };
+            let input = |rows: &Blocks, heads| {
+                setting.input(client, &[batch, heads, tokens, width], &rows.values)
             };
-            if !setting.ran(append_rows(client, operands, dtype.elem())) {
+            let of_query =
+                [(); 2].map(|()| setting.output(client, &[batch, query_heads, tokens, width]));
+            let cache = [(); 2].map(|()| setting.output(client, &[batch, heads, capacity, width]));
+            let alone = RotateRows {
+                rows: input(&query, query_heads),
+                angles: angles.clone(),
+                output: of_query[0].binding(),
+            };
+            let beside = AppendKeyValue {
+                key: input(&key, heads),
+                value: input(&value, heads),
+                turned: Some(TurnedQuery {
+                    query: input(&query, query_heads),
+                    angles,
+                    output: of_query[1].binding(),
+                }),
+                position: position(client, at),
+                keys: cache[0].binding(),
+                values: cache[1].binding(),
+            };
+            if !setting.ran(rotate_rows(client, alone, dtype.elem()))
+                || !setting.ran(append_key_value(client, beside, dtype.elem()))
+            {
                 continue;
             }
-            let found = cache.read(client);
+            let check = |found: &[f64], rows: &Blocks, heads: usize, head: usize, token: usize| {
+                let angle_row = if angle_rows == 1 { 0 } else { head / heads };
+                for pair in 0..pairs {
+                    let n = (angle_row * tokens + token) * pairs + pair;
+                    let (c, s) = (cosines[n], sines[n]);
+                    let first = rows.at(head, token, pair);
+                    let second = rows.at(head, token, pair + pairs);
+                    for (found, exact) in [
+                        (found[pair], first * c - second * s),
+                        (found[pair + pairs], second * c + first * s),
+                    ] {
+                        // One rounding, and those of the two products in f32.
+                        let step = (dtype.round(exact) - exact).abs() + 4e-7;
+                        let near = (found - exact).abs() <= 2.0 * step;
+                        assert!(near, "{dtype:?} {found} {exact}");
+                    }
+                }
+            };
+            for found in of_query.map(|output| output.read(client)) {
+                for head in 0..batch * query_heads {
+                    for token in 0..tokens {
+                        let row = &found[(head * tokens + token) * width..][..width];
+                        check(row, &query, query_heads, head, token);
+                    }
+                }
+            }
+            let [keys, values] = cache.map(|cache| cache.read(client));
             for head in 0..batch * heads {
                 for slot in 0..capacity {
-                    let row = &found[(head * capacity + slot) * width..][..width];
+                    let row = (head * capacity + slot) * width;
+                    let rows = [&keys, &values].map(|cache| &cache[row..][..width]);
                     if slot < at || slot >= at + tokens {
-                        assert!(row.iter().all(|value| value.is_nan()), "{dtype:?} {slot}");
+                        let unwritten = rows.concat().iter().all(|value| value.is_nan());
+                        assert!(unwritten, "{dtype:?} {slot}");
                         continue;
                     }
                     let token = slot - at;
-                    let angle_row = if angle_rows == 1 { 0 } else { head / heads };
-                    for pair in 0..pairs {
-                        let n = (angle_row * tokens + token) * pairs + pair;
-                        let (c, s) = (cosines[n], sines[n]);
-                        let first = rows.at(head, token, pair);
-                        let second = rows.at(head, token, pair + pairs);
-                        for (found, exact) in [
-                            (row[pair], first * c - second * s),
-                            (row[pair + pairs], second * c + first * s),
-                        ] {
-                            // One rounding, and those of the two products in f32.
-                            let step = (dtype.round(exact) - exact).abs() + 4e-7;
-                            assert!(
-                                (found - exact).abs() <= 2.0 * step,
-                                "{dtype:?} {found} {exact}"
-                            );
-                        }
-                    }
+                    check(rows[0], &key, heads, head, token);
+                    let expected: Vec<f64> = (0..width).map(|c| value.at(head, token, c)).collect();
+                    assert_eq!(rows[1], expected, "{dtype:?} {slot}");
                 }
             }
         }

@@ -2,7 +2,8 @@
 
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_blr::network::{
-    Angles, Norm, Residual, ScaleShift, VisibleKeys, add_norm, append_rows, attention, rotate,
+    Angles, Norm, Residual, ScaleShift, VisibleKeys, add_norm, append_key_value, append_turned,
+    attention, rotate,
 };
 
 use crate::case::values;
@@ -111,31 +112,66 @@ fn attention_is_the_mean_of_the_values_that_a_query_sees() {
 fn rows_are_appended_in_every_dtype_and_the_cache_of_others_stays() {
     for device in devices() {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
-            let cache = random([2, 3, 8, 6], dtype, &device);
-            let rows = random([2, 2, 3, 6], dtype, &device).swap_dims(1, 2); // [2, 3, 2, 6]
+            let of_shape = |shape| [(); 2].map(|()| random(shape, dtype, &device));
+            let cache = of_shape([2, 3, 8, 6]);
+            let new = of_shape([2, 2, 3, 6]).map(|rows| rows.swap_dims(1, 2)); // [2, 3, 2, 6]
             let position = Tensor::<1, Int>::from_data(TensorData::from([5i64]), &device);
+            let slots = integers(0..8, &device);
             let kept = cache.clone();
-            let before = values(cache.clone().cast(DType::F32)).0;
-            let appended =
-                append_rows(cache, rows.clone(), None, position, integers(0..8, &device));
-            let expected = Tensor::cat(
-                vec![
-                    kept.clone().narrow(2, 0, 5),
-                    rows,
-                    kept.clone().narrow(2, 7, 1),
-                ],
-                2,
-            );
-            assert_eq!(
-                values(appended.cast(DType::F32)).0,
-                values(expected.cast(DType::F32)).0,
-                "{device:?} {dtype:?}"
-            );
-            assert_eq!(
-                values(kept.cast(DType::F32)).0,
-                before,
-                "{device:?} {dtype:?}"
-            );
+            let of = |tensor: &Tensor<4>| values(tensor.clone().cast(DType::F32)).0;
+            let before = kept.each_ref().map(of);
+            let appended = append_key_value(cache, new.clone(), position, slots);
+            for n in 0..2 {
+                let expected = Tensor::cat(
+                    vec![
+                        kept[n].clone().narrow(2, 0, 5),
+                        new[n].clone(),
+                        kept[n].clone().narrow(2, 7, 1),
+                    ],
+                    2,
+                );
+                let what = format!("{device:?} {dtype:?} {n}");
+                assert_eq!(of(&appended[n]), of(&expected), "{what}");
+                assert_eq!(of(&kept[n]), before[n], "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn queries_turn_beside_what_is_appended() {
+    for device in devices() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let make = || {
+                let cache = [(); 2].map(|()| Tensor::<4>::zeros([2, 3, 8, 6], (&device, dtype)));
+                let position = Tensor::<1, Int>::from_data(TensorData::from([5i64]), &device);
+                (cache, position, integers(0..8, &device))
+            };
+            let query = random([2, 6, 2, 6], dtype, &device);
+            let [key, value] = [(); 2].map(|()| random([2, 3, 2, 6], dtype, &device));
+            let angle = Tensor::<3>::random([1, 2, 3], Distribution::Uniform(-3.0, 3.0), &device);
+            let angles = Angles {
+                cos: angle.clone().cos(),
+                sin: angle.sin(),
+            };
+            let (cache, position, slots) = make();
+            let new = [query.clone(), key.clone(), value.clone()];
+            let (found, turned) = append_turned(cache, new, &angles, position, slots);
+            let (cache, position, slots) = make();
+            let new = [rotate(key, &angles), value];
+            let [keys, values_of] = append_key_value(cache, new, position, slots);
+            let [found_keys, found_values] = found;
+            for (found, expected) in [
+                (found_keys, keys),
+                (found_values, values_of),
+                (turned, rotate(query, &angles)),
+            ] {
+                assert_eq!(
+                    values(found.cast(DType::F32)).0,
+                    values(expected.cast(DType::F32)).0,
+                    "{device:?} {dtype:?}"
+                );
+            }
         }
     }
 }

@@ -85,18 +85,19 @@ pub enum Affine<B: Backend> {
     },
 }
 
-/// What rows turn by.
+/// Rows of new tokens, and what queries and keys turn by.
 #[derive(Debug, Clone, ExtensionType)]
-pub enum Turn<B: Backend> {
-    /// They do not turn.
-    Nothing,
-    /// Cosines and sines, `[1 or batch, tokens, width / 2]` in `f32`.
-    By {
-        /// Cosines.
-        cos: FloatTensor<B>,
-        /// Sines.
-        sin: FloatTensor<B>,
-    },
+pub struct Turned<B: Backend> {
+    /// `[batch, query heads, tokens, width]`.
+    pub query: FloatTensor<B>,
+    /// `[batch, heads, tokens, width]`.
+    pub key: FloatTensor<B>,
+    /// The same.
+    pub value: FloatTensor<B>,
+    /// Cosines, `[1 or batch, tokens, width / 2]` in `f32`.
+    pub cos: FloatTensor<B>,
+    /// Sines, the same.
+    pub sin: FloatTensor<B>,
 }
 
 /// Burn backends with what a network does between its linear layers.
@@ -125,15 +126,27 @@ pub trait NetworkBackend: Backend {
         plain::attention::<Self>(query, key, value, visible, scale)
     }
 
-    /// See [`append_rows`](super::append_rows).
-    fn append_rows(
-        cache: FloatTensor<Self>,
-        rows: FloatTensor<Self>,
-        #[extension_type] turn: Turn<Self>,
+    /// See [`append_key_value`](super::append_key_value); gives keys and values.
+    fn append_key_value(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
         position: IntTensor<Self>,
         slots: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        plain::append_rows::<Self>(cache, rows, turn, position, slots)
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        plain::append_key_value::<Self>(keys, values, key, value, position, slots)
+    }
+
+    /// See [`append_turned`](super::append_turned); gives keys, values and the query.
+    fn append_turned(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        #[extension_type] new: Turned<Self>,
+        position: IntTensor<Self>,
+        slots: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        plain::append_turned::<Self>(keys, values, new, position, slots)
     }
 
     /// See [`narrow`](super::narrow).

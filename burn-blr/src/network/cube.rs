@@ -6,11 +6,13 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
 use cubecl::prelude::{ElemType, TensorBinding};
-use cubecl_kernels::attention::{self, Angles, AppendRows, Attention, scratch_elements};
+use cubecl_kernels::attention::{
+    self, Angles, AppendKeyValue, Attention, RotateRows, TurnedQuery, scratch_elements,
+};
 use cubecl_kernels::norm::{self, AddNorm, Norm, Residual};
 use cubecl_kernels::{KernelError, Strategy};
 
-use super::{Added, Affine, NetworkBackend, Turn, Visible, plain};
+use super::{Added, Affine, NetworkBackend, Turned, Visible, plain};
 use crate::ops::{empty_of, served};
 
 /// Bytes that the widest access of a kernel is aligned to on CUDA.
@@ -56,29 +58,59 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
         }
     }
 
-    fn append_rows(
-        cache: FloatTensor<Self>,
-        rows: FloatTensor<Self>,
-        turn: Turn<Self>,
+    fn append_key_value(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
         position: IntTensor<Self>,
         slots: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        if !cache.can_mut() {
-            return plain::append_rows::<Self>(cache, rows, turn, position, slots);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !(keys.can_mut() && values.can_mut()) {
+            return plain::append_key_value::<Self>(keys, values, key, value, position, slots);
         }
-        let operands = AppendRows {
-            rows: rows.clone().binding(),
-            angles: match &turn {
-                Turn::Nothing => None,
-                Turn::By { cos, sin } => Some(angles(cos, sin)),
-            },
-            position: Some(first(&position)),
-            cache: cache.clone().binding(),
+        let operands = AppendKeyValue {
+            key: key.clone().binding(),
+            value: value.clone().binding(),
+            turned: None,
+            position: first(&position),
+            keys: keys.clone().binding(),
+            values: values.clone().binding(),
         };
-        let dtype = dtype_to_elem_type(cache.dtype);
-        match served(attention::append_rows(&cache.client, operands, dtype)) {
-            Some(()) => cache,
-            None => plain::append_rows::<Self>(cache, rows, turn, position, slots),
+        let dtype = dtype_to_elem_type(keys.dtype);
+        match served(attention::append_key_value(&keys.client, operands, dtype)) {
+            Some(()) => (keys, values),
+            None => plain::append_key_value::<Self>(keys, values, key, value, position, slots),
+        }
+    }
+
+    fn append_turned(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        new: Turned<Self>,
+        position: IntTensor<Self>,
+        slots: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if !(keys.can_mut() && values.can_mut()) {
+            return plain::append_turned::<Self>(keys, values, new, position, slots);
+        }
+        let output = turned_output(&new.query);
+        let operands = AppendKeyValue {
+            key: new.key.clone().binding(),
+            value: new.value.clone().binding(),
+            turned: Some(TurnedQuery {
+                query: new.query.clone().binding(),
+                angles: angles(&new.cos, &new.sin),
+                output: output.clone().binding(),
+            }),
+            position: first(&position),
+            keys: keys.clone().binding(),
+            values: values.clone().binding(),
+        };
+        let dtype = dtype_to_elem_type(keys.dtype);
+        match served(attention::append_key_value(&keys.client, operands, dtype)) {
+            Some(()) => (keys, values, output),
+            None => plain::append_turned::<Self>(keys, values, new, position, slots),
         }
     }
 
@@ -112,19 +144,14 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let launch = || -> Result<CubeTensor<R>, KernelError> {
-            // A unit reads both features of its pairs before it writes them.
-            let output = match rows.can_mut() {
-                true => rows.clone(),
-                false => empty_of(&rows, rows.meta.shape().dims::<4>(), rows.dtype),
-            };
-            let operands = AppendRows {
+            let output = turned_output(&rows);
+            let operands = RotateRows {
                 rows: rows.clone().binding(),
-                angles: Some(angles(&cos, &sin)),
-                position: None,
-                cache: output.clone().binding(),
+                angles: angles(&cos, &sin),
+                output: output.clone().binding(),
             };
             let dtype = dtype_to_elem_type(rows.dtype);
-            attention::append_rows(&rows.client, operands, dtype)?;
+            attention::rotate_rows(&rows.client, operands, dtype)?;
             Ok(output)
         };
         match served(launch()) {
@@ -188,6 +215,15 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
             Some(results) => results,
             None => plain::add_norm::<Self>(input, added, affine, norm_kind, epsilon),
         }
+    }
+}
+
+/// Where turned rows go: over themselves where nobody else holds them, since a unit reads both features
+/// of its pairs before it writes them.
+fn turned_output<R: CubeRuntime>(rows: &CubeTensor<R>) -> CubeTensor<R> {
+    match rows.can_mut() {
+        true => rows.clone(),
+        false => empty_of(rows, rows.meta.shape().dims::<4>(), rows.dtype),
     }
 }
 

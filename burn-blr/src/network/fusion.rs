@@ -5,7 +5,7 @@ use burn::tensor::{DType, Shape};
 use burn_fusion::{Fusion, FusionBackend};
 use cubecl_kernels::norm::Norm;
 
-use super::{Added, Affine, NetworkBackend, Turn, Visible, plain};
+use super::{Added, Affine, NetworkBackend, Turned, Visible, plain};
 use crate::recorded::{Recordable, register};
 
 impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
@@ -38,25 +38,38 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
         output
     }
 
-    fn append_rows(
-        cache: FloatTensor<Self>,
-        rows: FloatTensor<Self>,
-        turn: Turn<Self>,
+    fn append_key_value(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        key: FloatTensor<Self>,
+        value: FloatTensor<Self>,
         position: IntTensor<Self>,
         slots: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        let shape = cache.shape.clone();
-        let mut floats = vec![cache, rows];
-        let turned = match turn {
-            Turn::Nothing => false,
-            Turn::By { cos, sin } => {
-                floats.extend([cos, sin]);
-                true
-            }
-        };
-        let call = Call::AppendRows { turned };
-        let [cache] = register::<B, Call, 1>(call, floats, vec![position, slots], vec![shape]);
-        cache
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let shapes = vec![keys.shape.clone(), values.shape.clone()];
+        let floats = vec![keys, values, key, value];
+        let integers = vec![position, slots];
+        register::<B, Call, 2>(Call::AppendKeyValue, floats, integers, shapes).into()
+    }
+
+    fn append_turned(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        new: Turned<Self>,
+        position: IntTensor<Self>,
+        slots: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let Turned {
+            query,
+            key,
+            value,
+            cos,
+            sin,
+        } = new;
+        let shapes = [&keys, &values, &query].map(|tensor| tensor.shape.clone());
+        let floats = vec![keys, values, query, key, value, cos, sin];
+        let integers = vec![position, slots];
+        register::<B, Call, 3>(Call::AppendTurned, floats, integers, shapes.into()).into()
     }
 
     fn narrow(
@@ -145,9 +158,8 @@ enum Call {
         causal: bool,
         scale: f64,
     },
-    AppendRows {
-        turned: bool,
-    },
+    AppendKeyValue,
+    AppendTurned,
     Narrow {
         axis: usize,
         start: usize,
@@ -184,8 +196,8 @@ impl<B: FusionBackend + NetworkBackend> Recordable<B> for Call {
         let name = match self {
             Call::Attention { causal: true, .. } => "blr::causal_attention",
             Call::Attention { causal: false, .. } => "blr::attention",
-            Call::AppendRows { turned: false } => "blr::append_rows",
-            Call::AppendRows { turned: true } => "blr::append_turned_rows",
+            Call::AppendKeyValue => "blr::append_key_value",
+            Call::AppendTurned => "blr::append_turned",
             Call::Narrow { .. } => "blr::narrow",
             Call::Rotate => "blr::rotate",
             Call::AddNorm { norm, affine, .. } => match (norm, affine) {
@@ -213,15 +225,24 @@ impl<B: FusionBackend + NetworkBackend> Recordable<B> for Call {
                 };
                 vec![B::multi_head_attention(query, key, value, visible, scale)]
             }
-            Call::AppendRows { turned } => {
-                let (cache, rows) = (float(), float());
-                let turn = if turned {
-                    let (cos, sin) = (float(), float());
-                    Turn::By { cos, sin }
-                } else {
-                    Turn::Nothing
+            Call::AppendKeyValue => {
+                let (keys, values, key, value) = (float(), float(), float(), float());
+                let (position, slots) = (integer(), integer());
+                let (keys, values) = B::append_key_value(keys, values, key, value, position, slots);
+                vec![keys, values]
+            }
+            Call::AppendTurned => {
+                let (keys, values) = (float(), float());
+                let new = Turned {
+                    query: float(),
+                    key: float(),
+                    value: float(),
+                    cos: float(),
+                    sin: float(),
                 };
-                vec![B::append_rows(cache, rows, turn, integer(), integer())]
+                let (keys, values, query) =
+                    B::append_turned(keys, values, new, integer(), integer());
+                vec![keys, values, query]
             }
             Call::Narrow {
                 axis,

@@ -21,7 +21,7 @@ pub mod plain;
 use burn::backend::Dispatch;
 use burn::tensor::{Bool, Int, Tensor};
 
-pub use backend::{Added, Affine, NetworkBackend, Turn, Visible};
+pub use backend::{Added, Affine, NetworkBackend, Turned, Visible};
 pub use cubecl_kernels::norm::Norm;
 
 /// Which keys a query sees.
@@ -138,13 +138,6 @@ impl Angles {
             "angles {shapes:?} for {batch} rows of {tokens} tokens and {width} features"
         );
     }
-
-    fn into_turn(self) -> Turn<Dispatch> {
-        Turn::By {
-            cos: self.cos.into_dispatch(),
-            sin: self.sin.into_dispatch(),
-        }
-    }
 }
 
 /// The `length` slices of `tensor` from `start` on along `axis`; on CubeCL backends a view of the same
@@ -193,53 +186,98 @@ pub fn rotate(rows: Tensor<4>, angles: &Angles) -> Tensor<4> {
     ))
 }
 
-/// `cache` with `rows`, turned by their angles where there are some, in place of its rows from
-/// `position` on; in place where nobody else holds it and the backend can.
+/// `keys` with `key`, and `values` with `value`, in place of their rows from `position` on; in place where
+/// nobody else holds them and the backend can.
 ///
 /// # Shapes
 ///
-/// - `cache`, output: `[batch, heads, capacity, width]`
-/// - `rows`: `[batch, heads, tokens, width]`; those that would be past the capacity are left out
+/// - `keys`, `values`, outputs: `[batch, heads, capacity, width]`
+/// - `key`, `value`: `[batch, heads, tokens, width]`; rows that would be past the capacity are left out
 /// - `position`: `[1]`, zero or more
 /// - `slots`: `[capacity]`, the numbers zero and up
 ///
 /// # Panics
 ///
 /// If the shapes are not as above.
-pub fn append_rows(
-    cache: Tensor<4>,
-    rows: Tensor<4>,
-    angles: Option<&Angles>,
+pub fn append_key_value(
+    [keys, values]: [Tensor<4>; 2],
+    [key, value]: [Tensor<4>; 2],
     position: Tensor<1, Int>,
     slots: Tensor<1, Int>,
-) -> Tensor<4> {
-    let [batch, heads, tokens, width] = rows.dims();
-    let [_, _, capacity, _] = cache.dims();
+) -> [Tensor<4>; 2] {
+    check_append([&keys, &values], [&key, &value], &position, &slots);
+    let (keys, values) = Dispatch::append_key_value(
+        keys.into_dispatch(),
+        values.into_dispatch(),
+        key.into_dispatch(),
+        value.into_dispatch(),
+        position.into_dispatch(),
+        slots.into_dispatch(),
+    );
+    [keys, values].map(Tensor::from_dispatch)
+}
+
+/// As [`append_key_value`] with the key turned by its angles; gives the cache, and the query turned by them
+/// as well.
+///
+/// # Shapes
+///
+/// - `query`, last output: `[batch, query heads, tokens, width]`
+/// - others: as there
+///
+/// # Panics
+///
+/// If the shapes are not as above.
+pub fn append_turned(
+    [keys, values]: [Tensor<4>; 2],
+    [query, key, value]: [Tensor<4>; 3],
+    angles: &Angles,
+    position: Tensor<1, Int>,
+    slots: Tensor<1, Int>,
+) -> ([Tensor<4>; 2], Tensor<4>) {
+    check_append([&keys, &values], [&key, &value], &position, &slots);
+    angles.check(query.dims());
+    angles.check(key.dims());
+    let Angles { cos, sin } = angles.clone();
+    let new = Turned {
+        query: query.into_dispatch(),
+        key: key.into_dispatch(),
+        value: value.into_dispatch(),
+        cos: cos.into_dispatch(),
+        sin: sin.into_dispatch(),
+    };
+    let (keys, values, query) = Dispatch::append_turned(
+        keys.into_dispatch(),
+        values.into_dispatch(),
+        new,
+        position.into_dispatch(),
+        slots.into_dispatch(),
+    );
+    (
+        [keys, values].map(Tensor::from_dispatch),
+        Tensor::from_dispatch(query),
+    )
+}
+
+fn check_append(
+    cache: [&Tensor<4>; 2],
+    new: [&Tensor<4>; 2],
+    position: &Tensor<1, Int>,
+    slots: &Tensor<1, Int>,
+) {
+    let (cache, new) = (cache.map(Tensor::dims), new.map(Tensor::dims));
+    let [batch, heads, tokens, width] = new[0];
+    let capacity = cache[0][2];
     assert!(
-        cache.dims() == [batch, heads, capacity, width]
+        cache == [[batch, heads, capacity, width]; 2]
+            && new[1] == new[0]
             && position.dims() == [1]
             && slots.dims() == [capacity]
             && tokens > 0,
-        "append_rows: cache {:?}, rows {:?}, position {:?}, slots {:?}",
-        cache.dims(),
-        rows.dims(),
+        "append: cache {cache:?}, rows {new:?}, position {:?}, slots {:?}",
         position.dims(),
         slots.dims()
     );
-    let turn = match angles {
-        None => Turn::Nothing,
-        Some(angles) => {
-            angles.check(rows.dims());
-            angles.clone().into_turn()
-        }
-    };
-    Tensor::from_dispatch(Dispatch::append_rows(
-        cache.into_dispatch(),
-        rows.into_dispatch(),
-        turn,
-        position.into_dispatch(),
-        slots.into_dispatch(),
-    ))
 }
 
 /// What is added before a norm.

@@ -8,7 +8,7 @@ use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{FloatDType, Shape, Slice};
 use cubecl_kernels::norm::Norm;
 
-use super::{Added, Affine, Turn, Visible};
+use super::{Added, Affine, Turned, Visible};
 
 /// See [`narrow`](super::narrow).
 pub fn narrow<B: Backend>(
@@ -86,18 +86,49 @@ fn hidden<B: Backend>(visible: Visible<B>) -> Option<BoolTensor<B>> {
     }
 }
 
-/// See [`append_rows`](super::append_rows).
-pub fn append_rows<B: Backend>(
+/// See [`append_key_value`](super::append_key_value).
+pub fn append_key_value<B: Backend>(
+    keys: FloatTensor<B>,
+    values: FloatTensor<B>,
+    key: FloatTensor<B>,
+    value: FloatTensor<B>,
+    position: IntTensor<B>,
+    slots: IntTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    (
+        append::<B>(keys, key, position.clone(), slots.clone()),
+        append::<B>(values, value, position, slots),
+    )
+}
+
+/// See [`append_turned`](super::append_turned).
+pub fn append_turned<B: Backend>(
+    keys: FloatTensor<B>,
+    values: FloatTensor<B>,
+    new: Turned<B>,
+    position: IntTensor<B>,
+    slots: IntTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let Turned {
+        query,
+        key,
+        value,
+        cos,
+        sin,
+    } = new;
+    let query = rotate::<B>(query, cos.clone(), sin.clone());
+    let key = rotate::<B>(key, cos, sin);
+    let (keys, values) = append_key_value::<B>(keys, values, key, value, position, slots);
+    (keys, values, query)
+}
+
+/// `cache` with `rows` in place of its own from `position` on.
+fn append<B: Backend>(
     cache: FloatTensor<B>,
     rows: FloatTensor<B>,
-    turn: Turn<B>,
     position: IntTensor<B>,
     slots: IntTensor<B>,
 ) -> FloatTensor<B> {
-    let rows = match turn {
-        Turn::Nothing => rows,
-        Turn::By { cos, sin } => rotate::<B>(rows, cos, sin),
-    };
     let bools = get_device_settings::<B>(&slots.device()).bool_dtype;
     let capacity = slots.shape()[0];
     let tokens = rows.shape()[2] as i64;

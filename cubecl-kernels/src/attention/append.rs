@@ -1,38 +1,42 @@
-//! Rows of heads to another place: rotated by their angles, into a cache, or both.
+//! Keys and values into a cache, keys turned on the way, and queries turned beside them.
 
 use cubecl::prelude::*;
 
 use super::geometry::{Rows, rows};
 use super::problem::RowStrides;
+use super::rotate::{Angles, UNITS, turn};
 use crate::context::Context;
 use crate::device::{check_cube, cubes_for_elements};
 use crate::error::{KernelError, Missing};
 use crate::operand::{axis_size, buffer, check_input, widest_vector};
 use crate::strategy::Strategy;
 
-const UNITS: u32 = 128;
-
-/// What pairs of features turn by: feature `i` with feature `i + width / 2`
-/// ([Su et al. 2021](https://arxiv.org/abs/2104.09864), with the halves of a head as pairs).
+/// Queries that turn with the keys.
 #[derive(Clone, Debug)]
-pub struct Angles<R: Runtime> {
-    /// Cosines, `[1 or batch, tokens, width / 2]` in `f32`, contiguous.
-    pub cos: TensorBinding<R>,
-    /// Sines, the same.
-    pub sin: TensorBinding<R>,
+pub struct TurnedQuery<R: Runtime> {
+    /// `[batch, query heads, tokens, width]`.
+    pub query: TensorBinding<R>,
+    /// What queries and keys turn by.
+    pub angles: Angles<R>,
+    /// Written, of the shape of the queries; may be the queries themselves.
+    pub output: TensorBinding<R>,
 }
 
 /// Tensors of an append. Features are contiguous.
 #[derive(Clone, Debug)]
-pub struct AppendRows<R: Runtime> {
+pub struct AppendKeyValue<R: Runtime> {
     /// `[batch, heads, tokens, width]`.
-    pub rows: TensorBinding<R>,
-    /// What the rows turn by, if at all.
-    pub angles: Option<Angles<R>>,
-    /// Where the first row goes, `[1]`, and its integer type; nothing for the start.
-    pub position: Option<(TensorBinding<R>, ElemType)>,
+    pub key: TensorBinding<R>,
+    /// The same.
+    pub value: TensorBinding<R>,
+    /// Queries, where these and the keys turn.
+    pub turned: Option<TurnedQuery<R>>,
+    /// Where the first row goes, `[1]`, and its integer type.
+    pub position: (TensorBinding<R>, ElemType),
     /// Written from that row on, `[batch, heads, capacity, width]`.
-    pub cache: TensorBinding<R>,
+    pub keys: TensorBinding<R>,
+    /// The same.
+    pub values: TensorBinding<R>,
 }
 
 /// Sizes of an append.
@@ -40,27 +44,38 @@ pub struct AppendRows<R: Runtime> {
 #[expand(derive(Clone, Copy))]
 struct AppendGeometry {
     heads: usize,
+    query_heads: usize,
     tokens: usize,
-    /// Vectors of a row, or of half a row where it turns.
+    /// Vectors of half a row.
     pieces: usize,
-    /// All vectors.
+    /// Those of all keys.
+    of_keys: usize,
+    /// Those of keys, values and queries.
     all: usize,
     capacity: usize,
-    from: Rows,
-    to: Rows,
+    key: Rows,
+    value: Rows,
+    query: Rows,
+    keys: Rows,
+    values: Rows,
+    output: Rows,
     /// Angles from one row of the batch to the next.
     angles: usize,
 }
 
-/// Moves one vector of a row per unit, or one of each half; rows past the end of the cache are left
-/// out.
+/// Moves a vector of each half of a row per unit: of the keys, then of the values, then of the queries.
+/// Rows past the end of the cache are left out.
 #[cube(launch_unchecked, address_type = "dynamic")]
 fn append<T: Float, I: Int, N: Size>(
-    from: &[Vector<T, N>],
+    key: &[Vector<T, N>],
+    value: &[Vector<T, N>],
+    query: ComptimeOption<&[Vector<T, N>]>,
     cos: ComptimeOption<&[Vector<f32, N>]>,
     sin: ComptimeOption<&[Vector<f32, N>]>,
-    position: ComptimeOption<&[I]>,
-    to: &mut [Vector<T, N>],
+    position: &[I],
+    keys: &mut [Vector<T, N>],
+    values: &mut [Vector<T, N>],
+    output: &mut [Vector<T, N>],
     geometry: AppendGeometry,
     #[comptime] vector: usize,
     #[define(T)] _dtype: ElemType,
@@ -70,123 +85,176 @@ fn append<T: Float, I: Int, N: Size>(
     if index >= geometry.all {
         terminate!();
     }
-    let piece = index % geometry.pieces;
-    let token = (index / geometry.pieces) % geometry.tokens;
-    let rest = index / (geometry.pieces * geometry.tokens);
-    let (head, batch) = (rest % geometry.heads, rest / geometry.heads);
-    let mut row = token;
-    #[comptime]
-    if let ComptimeOption::Some(position) = position {
-        row += usize::cast_from(position[0]);
-    }
-    if row >= geometry.capacity {
-        terminate!();
-    }
-    let read =
-        batch * geometry.from.batch + head * geometry.from.head + token * geometry.from.token;
-    let read = read / vector + piece;
-    let written = batch * geometry.to.batch + head * geometry.to.head + row * geometry.to.token;
-    let written = written / vector + piece;
-    #[comptime]
-    match (cos, sin) {
-        (ComptimeOption::Some(cos), ComptimeOption::Some(sin)) => {
-            let at = batch * geometry.angles / vector + token * geometry.pieces + piece;
-            let first = Vector::<f32, N>::cast_from(from[read]);
-            let second = Vector::<f32, N>::cast_from(from[read + geometry.pieces]);
-            to[written] = Vector::cast_from(first * cos[at] - second * sin[at]);
-            to[written + geometry.pieces] = Vector::cast_from(second * cos[at] + first * sin[at]);
+    let pieces = geometry.pieces;
+    let part = index / geometry.of_keys;
+    let queries = part >= 2;
+    let index = select(
+        queries,
+        index - 2 * geometry.of_keys,
+        index % geometry.of_keys,
+    );
+    let heads = select(queries, geometry.query_heads, geometry.heads);
+    let piece = index % pieces;
+    let token = (index / pieces) % geometry.tokens;
+    let rest = index / (pieces * geometry.tokens);
+    let (head, batch) = (rest % heads, rest / heads);
+    let row = usize::cast_from(position[0]) + token;
+    let at = batch * geometry.angles / vector + token * pieces + piece;
+    if queries {
+        #[comptime]
+        if let (ComptimeOption::Some(query), ComptimeOption::Some(cos), ComptimeOption::Some(sin)) =
+            (query, cos, sin)
+        {
+            let read = geometry.query.row(batch, head, token) / vector + piece;
+            let written = geometry.output.row(batch, head, token) / vector + piece;
+            // Both halves are read before any is written.
+            let (first, second) = turn(query[read], query[read + pieces], cos[at], sin[at]);
+            output[written] = first;
+            output[written + pieces] = second;
         }
-        _ => {
-            to[written] = from[read];
+    } else if row < geometry.capacity {
+        if part == 0 {
+            let read = geometry.key.row(batch, head, token) / vector + piece;
+            let written = geometry.keys.row(batch, head, row) / vector + piece;
+            #[comptime]
+            match (cos, sin) {
+                (ComptimeOption::Some(cos), ComptimeOption::Some(sin)) => {
+                    let (first, second) = turn(key[read], key[read + pieces], cos[at], sin[at]);
+                    keys[written] = first;
+                    keys[written + pieces] = second;
+                }
+                _ => {
+                    keys[written] = key[read];
+                    keys[written + pieces] = key[read + pieces];
+                }
+            }
+        } else {
+            let read = geometry.value.row(batch, head, token) / vector + piece;
+            let written = geometry.values.row(batch, head, row) / vector + piece;
+            values[written] = value[read];
+            values[written + pieces] = value[read + pieces];
         }
     }
 }
 
-/// Computes `cache[.., position + i, ..] = rows[.., i, ..]` in place, each row turned by its angles
-/// where there are some; the rest stays as it is, and rows past the end of the cache are left out.
+/// Computes `keys[.., position + i, ..] = key[.., i, ..]`, and the same for values, in place, with keys and queries
+/// turned by their angles where there are some; the rest of the cache stays as it is, and rows past
+/// its end are left out.
 ///
 /// # Errors
 ///
-/// [`KernelError::Shape`] or [`KernelError::Buffer`] if a tensor is not as [`AppendRows`] says,
-/// [`KernelError::InvalidConfig`] if the cache is broadcast, [`KernelError::Unavailable`] if features
-/// are not contiguous or the device can not run it. Nothing is launched then.
-pub fn append_rows<R: Runtime>(
+/// [`KernelError::Shape`] or [`KernelError::Buffer`] if a tensor is not as [`AppendKeyValue`] says,
+/// [`KernelError::InvalidConfig`] if a written one is broadcast, [`KernelError::Unavailable`] if features
+/// are not contiguous or of odd number, or the device can not run it. Nothing is launched then.
+pub fn append_key_value<R: Runtime>(
     client: &ComputeClient<R>,
-    operands: AppendRows<R>,
+    operands: AppendKeyValue<R>,
     dtype: ElemType,
 ) -> Result<(), KernelError> {
-    let AppendRows {
-        rows: new,
-        angles,
-        position,
-        cache,
+    let AppendKeyValue {
+        key,
+        value,
+        turned,
+        position: (position, index),
+        keys,
+        values,
     } = operands;
     let mut context = Context::new(client, dtype, &Strategy::Auto)?;
-    let [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| axis_size(&new, axis));
-    let capacity = axis_size(&cache, 2);
-    context.input("rows", &new, &[batch, heads, tokens, width])?;
-    context.output("cache", &cache, &[batch, heads, capacity, width])?;
-    if let Some((position, index)) = &position {
-        check_input("position", position, &[1], index.size())?;
-    }
-    // Half of a row turns with the other.
-    let parts = if angles.is_some() { 2 } else { 1 };
-    let mut of_batch = 0;
-    if let Some(Angles { cos, sin }) = &angles {
-        let rows = if axis_size(cos, 0) == 1 { 1 } else { batch };
-        for (name, angles) in [("cos", cos), ("sin", sin)] {
-            let shape = [rows, tokens, width / 2];
-            check_input(name, angles, &shape, size_of::<f32>())?;
-            if angles.strides[..] != [tokens * (width / 2), width / 2, 1] {
-                return Err(KernelError::Unavailable(Missing::TensorLayout));
-            }
-        }
-        if rows > 1 {
-            of_batch = tokens * (width / 2);
-        }
+    let shape @ [batch, heads, tokens, width] = [0, 1, 2, 3].map(|axis| axis_size(&key, axis));
+    let capacity = axis_size(&keys, 2);
+    let cache = [batch, heads, capacity, width];
+    context.input("key", &key, &shape)?;
+    context.input("value", &value, &shape)?;
+    check_input("position", &position, &[1], index.size())?;
+    context.output("keys", &keys, &cache)?;
+    context.output("values", &values, &cache)?;
+    let (mut query_heads, mut of_batch) = (0, 0);
+    if let Some(turned) = &turned {
+        query_heads = axis_size(&turned.query, 1);
+        let shape = [batch, query_heads, tokens, width];
+        context.input("query", &turned.query, &shape)?;
+        context.output("output", &turned.output, &shape)?;
+        of_batch = turned.angles.check(batch, tokens, width)?;
     }
     if batch * heads * tokens * width == 0 {
         return Ok(());
     }
-    let (from, to) = (RowStrides::new(&new)?, RowStrides::new(&cache)?);
-    let bytes = context.element_bytes;
-    let aligned = |angles: &Angles<R>| {
-        [&angles.cos, &angles.sin]
-            .iter()
-            .all(|angles| angles.handle.offset_start.unwrap_or(0).is_multiple_of(16))
-    };
-    let fits = |vector: usize| {
-        width.is_multiple_of(parts * vector)
-            && from.allows_vectors(vector, bytes)
-            && to.allows_vectors(vector, bytes)
-            // The angles are f32: four of them are the widest access.
-            && angles.as_ref().is_none_or(|angles| vector <= 4 && aligned(angles))
-    };
-    let vector = widest_vector(16 / bytes, fits);
-    if !width.is_multiple_of(parts) {
+    if !width.is_multiple_of(2) {
         return Err(KernelError::Unavailable(Missing::TensorLayout));
     }
+    let strides = |binding: &TensorBinding<R>| RowStrides::new(binding);
+    let [of_key, of_value] = [strides(&key)?, strides(&value)?];
+    let [of_keys, of_values] = [strides(&keys)?, strides(&values)?];
+    // Without queries nothing reads their strides.
+    let [of_query, of_output] = match &turned {
+        Some(turned) => [strides(&turned.query)?, strides(&turned.output)?],
+        None => [of_key, of_keys],
+    };
+    let bytes = context.element_bytes;
+    let all_strides = [of_key, of_value, of_query, of_keys, of_values, of_output];
+    let fits = |vector: usize| {
+        width.is_multiple_of(2 * vector)
+            && all_strides
+                .iter()
+                .all(|strides| strides.allows_vectors(vector, bytes))
+            && turned
+                .as_ref()
+                .is_none_or(|turned| turned.angles.allow_vectors(vector))
+    };
+    let vector = widest_vector(16 / bytes, fits);
     check_cube(client, UNITS as usize, 0)?;
-    let pieces = width / parts / vector;
-    let all = batch * heads * tokens * pieces;
+    // Keys, values, both caches and the position; query, its output and two angles; and the sizes.
+    let required = if turned.is_some() { 10 } else { 7 };
+    let limit = client.properties().hardware.max_bindings as usize;
+    if required > limit {
+        return Err(KernelError::Unavailable(Missing::Bindings {
+            required,
+            limit,
+        }));
+    }
+    let pieces = width / 2 / vector;
+    let key_pieces = batch * heads * tokens * pieces;
+    let all = 2 * key_pieces + batch * query_heads * tokens * pieces;
     let count = cubes_for_elements(client, all, UNITS as usize)?;
-    let address = context.address_type(batch * heads * tokens * width)?;
+    let address = context.address_type(all * 2 * vector)?;
+    let [
+        key_rows,
+        value_rows,
+        query_rows,
+        keys_rows,
+        values_rows,
+        output_rows,
+    ] = all_strides.map(rows);
     let geometry = AppendGeometryLaunch::new(
         heads,
+        query_heads.max(1),
         tokens,
         pieces,
+        key_pieces,
         all,
         capacity,
-        rows(from),
-        rows(to),
+        key_rows,
+        value_rows,
+        query_rows,
+        keys_rows,
+        values_rows,
+        output_rows,
         of_batch,
     );
-    let index = position
-        .as_ref()
-        .map_or(u32::elem_type_native(), |(_, index)| *index);
-    let (cos, sin) = match angles {
-        Some(Angles { cos, sin }) => (Some(buffer(cos)), Some(buffer(sin))),
-        None => (None, None),
+    let key = buffer(key);
+    let (query, cos, sin, output) = match turned {
+        Some(TurnedQuery {
+            query,
+            angles,
+            output,
+        }) => (
+            Some(buffer(query)),
+            Some(buffer(angles.cos)),
+            Some(buffer(angles.sin)),
+            buffer(output),
+        ),
+        // Nothing is written there.
+        None => (None, None, None, BufferArg::alias(0, key.len())),
     };
     // SAFETY: shapes, strides and buffers have been checked, units past the last element and rows
     // past the cache end at once, and vectors are used only where width, strides and addresses are
@@ -198,11 +266,15 @@ pub fn append_rows<R: Runtime>(
             CubeDim::new_1d(UNITS),
             address,
             vector,
-            buffer(new),
+            key,
+            buffer(value),
+            query.into(),
             cos.into(),
             sin.into(),
-            position.map(|(position, _)| buffer(position)).into(),
-            buffer(cache),
+            buffer(position),
+            buffer(keys),
+            buffer(values),
+            output,
             geometry,
             vector,
             dtype,

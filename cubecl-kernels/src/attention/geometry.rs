@@ -17,6 +17,14 @@ pub(crate) struct Rows {
     pub token: usize,
 }
 
+#[cube]
+impl Rows {
+    /// First element of a row.
+    pub fn row(&self, batch: usize, head: usize, token: usize) -> usize {
+        batch * self.batch + head * self.head + token * self.token
+    }
+}
+
 /// Sizes and strides, all known at run time only.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 #[expand(derive(Clone, Copy))]

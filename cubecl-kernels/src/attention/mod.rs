@@ -14,7 +14,9 @@ mod kernel;
 mod launch;
 mod plan;
 mod problem;
+mod rotate;
 
-pub use append::{Angles, AppendRows, append_rows};
+pub use append::{AppendKeyValue, TurnedQuery, append_key_value};
 pub use launch::{Attention, attention, scratch_elements};
 pub use problem::Visible;
+pub use rotate::{Angles, RotateRows, rotate_rows};

@@ -95,10 +95,9 @@ impl Attention {
     ) -> Tensor<3> {
         let [batch, tokens, _] = x.dims();
         let [query, key, value] = self.project(x);
-        let query = turned(query, angles);
-        let (key, value) = match cache {
-            Some(cache) => cache.append(key, value, angles),
-            None => (turned(key, angles), value),
+        let [query, key, value] = match cache {
+            Some(cache) => cache.append([query, key, value], angles),
+            None => [turned(query, angles), turned(key, angles), value],
         };
         let mixed = attention(query, key, value, visible, self.scale); // [batch, tokens, heads, width]
         let features = self.heads.query * self.heads.width;
@@ -129,7 +128,7 @@ impl Attention {
 }
 
 /// Queries or keys turned by the angles of their positions, where they are.
-fn turned(rows: Tensor<4>, angles: Option<&Angles>) -> Tensor<4> {
+pub(super) fn turned(rows: Tensor<4>, angles: Option<&Angles>) -> Tensor<4> {
     match angles {
         Some(angles) => rotate(rows, angles),
         None => rows,

@@ -1,9 +1,10 @@
 //! Keys and values of the tokens seen so far.
 
 use burn::tensor::{Device, Int, Tensor, s};
-use burn_blr::network::{Angles, append_rows, rotate};
+use burn_blr::network::{Angles, append_key_value, append_turned};
 
 use super::LeftPadding;
+use super::attention::turned;
 use crate::ModelError;
 
 /// The keys and values of every layer for the tokens a model has seen, so that the next token costs
@@ -25,7 +26,7 @@ pub(crate) struct LayerCache {
     used: usize,
     /// Keys and values, `[batch, heads, capacity, head_features]`; nothing before the first token,
     /// whose dtype and device they take.
-    store: Option<(Tensor<4>, Tensor<4>)>,
+    store: Option<[Tensor<4>; 2]>,
 }
 
 impl KvCache {
@@ -88,7 +89,7 @@ impl KvCache {
         let bytes = |tensor: &Tensor<4>| tensor.shape().num_elements() * tensor.dtype().size();
         let stores = self.layers.iter().filter_map(|layer| layer.store.as_ref());
         stores
-            .map(|(keys, values)| bytes(keys) + bytes(values))
+            .map(|cache| cache.iter().map(bytes).sum::<usize>())
             .sum()
     }
 
@@ -175,58 +176,60 @@ impl<'a> CacheRows<'a> {
         Self { layer, located }
     }
 
-    /// Adds the keys, turned by their angles where there are some, and the values of new tokens and
-    /// returns those of all; with a place on the device
-    /// that is the whole cache, whatever it holds behind the new tokens.
+    /// Adds the keys and values of new tokens and returns the queries and the keys and values of all;
+    /// with a place on the device that is the whole cache, whatever it holds behind the new tokens.
+    /// Queries and keys are turned by their angles where there are some.
     ///
     /// # Shapes
     ///
+    /// - `query`, first output: `[batch, query heads, tokens, head_features]`
     /// - `key`, `value`: `[batch, heads, tokens, head_features]`
-    /// - output: `[batch, heads, used + tokens or capacity, head_features]` each
+    /// - other outputs: `[batch, heads, used + tokens or capacity, head_features]`
     pub(crate) fn append(
         self,
-        key: Tensor<4>,
-        value: Tensor<4>,
+        [query, key, value]: [Tensor<4>; 3],
         angles: Option<&Angles>,
-    ) -> (Tensor<4>, Tensor<4>) {
+    ) -> [Tensor<4>; 3] {
         let Self { layer, located } = self;
         let [batch, heads, tokens, head_features] = key.dims();
         // Taken out, not cloned: as the only owner, the assignment below writes in place.
-        let (keys, values) = layer.store.take().unwrap_or_else(|| {
+        let cache = layer.store.take().unwrap_or_else(|| {
             let shape = [batch, heads, layer.capacity, head_features];
             let options = (&key.device(), key.dtype());
-            (Tensor::zeros(shape, options), Tensor::zeros(shape, options))
+            [(); 2].map(|()| Tensor::zeros(shape, options))
         });
-        let (keys, values, end) = match located {
+        let (cache, query, end) = match located {
             Some(Located { position, slots }) => {
-                let append = |cache, rows, angles| {
-                    append_rows(cache, rows, angles, position.clone(), slots.clone())
+                let (position, slots) = (position.clone(), slots.clone());
+                let (cache, query) = match angles {
+                    Some(angles) => {
+                        append_turned(cache, [query, key, value], angles, position, slots)
+                    }
+                    None => {
+                        let cache = append_key_value(cache, [key, value], position, slots);
+                        (cache, query)
+                    }
                 };
-                let keys = append(keys, key, angles);
-                (keys, append(values, value, None), layer.capacity)
+                (cache, query, layer.capacity)
             }
             None => {
                 let (start, end) = (layer.used, layer.used + tokens);
                 layer.used = end;
-                let key = match angles {
-                    Some(angles) => rotate(key, angles),
-                    None => key,
-                };
-                (
-                    keys.slice_assign(s![.., .., start..end, ..], key),
-                    values.slice_assign(s![.., .., start..end, ..], value),
-                    end,
-                )
+                let (query, key) = (turned(query, angles), turned(key, angles));
+                let [keys, values] = cache;
+                let rows = s![.., .., start..end, ..];
+                let cache = [
+                    keys.slice_assign(rows, key),
+                    values.slice_assign(rows, value),
+                ];
+                (cache, query, end)
             }
         };
-        let seen = match end == layer.capacity {
-            true => (keys.clone(), values.clone()),
-            false => (
-                keys.clone().slice(s![.., .., 0..end, ..]),
-                values.clone().slice(s![.., .., 0..end, ..]),
-            ),
+        layer.store = Some(cache.clone());
+        let [keys, values] = match end == layer.capacity {
+            true => cache,
+            false => cache.map(|all| all.slice(s![.., .., 0..end, ..])),
         };
-        layer.store = Some((keys, values));
-        seen
+        [query, keys, values]
     }
 }
