@@ -148,7 +148,7 @@ impl Plan {
     /// # Errors
     ///
     /// [`KernelError::Unavailable`] if the device or the operands rule it out.
-    fn wgmma<R: Runtime>(
+    pub(super) fn wgmma<R: Runtime>(
         context: &Context<'_, R>,
         product: &ProductProblem,
         couple: &CoupleProblem,

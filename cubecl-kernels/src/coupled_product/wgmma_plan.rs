@@ -28,8 +28,8 @@ const LEAST_STAGES: usize = 2;
 
 /// Seconds of a launch, of coupling a block of 64 tokens, and bytes of panels per second that a
 /// multiprocessor loads: fitted to tiles of all sizes on 11 layers of the paper on one H100, to 9 % in
-/// the mean (DiT's layers, which wait for memory, take up to 1.4 times as long). What limits the kernel
-/// is the way from the second cache; more panels under way gained nothing.
+/// the mean. What limits the kernel is the way from the second cache; more panels under way gained
+/// nothing, nor did clusters of two cubes that load one operand for both.
 const START_SECONDS: f64 = 2.0e-6;
 const BLOCK_SECONDS: f64 = 0.35e-6;
 const LOAD_RATE: f64 = 70e9;
