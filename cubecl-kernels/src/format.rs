@@ -13,9 +13,10 @@ pub struct LowRankDims {
     out_features: usize,
 }
 
-/// Sizes of a Monarch weight.
+/// Sizes of a Monarch weight, or of several that are multiplied with one input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MonarchDims {
+    layers: usize,
     blocks: usize,
     rank: usize,
     in_features: usize,
@@ -190,12 +191,59 @@ impl MonarchDims {
         check_blocked(blocks, rank, in_features, out_features)?;
         multiple_of_blocks("rank", rank, blocks)?;
         Ok(Self {
+            layers: 1,
             blocks,
             rank,
             in_features,
             out_features,
             order,
         })
+    }
+
+    /// As many weights of these sizes, multiplied with one input: right factors one behind the other
+    /// along their rows, left factors along their blocks, outputs side by side.
+    ///
+    /// With one block that is as many low-rank weights: `v` one below the other, each `u` a block.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::InvalidConfig`] if there are none, or several whose output features are
+    /// interleaved.
+    pub fn layers(self, layers: usize) -> Result<Self, KernelError> {
+        non_zero("layers", layers)?;
+        if layers > 1 && self.order == OutputOrder::Interleaved {
+            return Err(KernelError::InvalidConfig {
+                what: "layers with interleaved outputs",
+                actual: layers,
+                required: Requirement::AtMost(1),
+            });
+        }
+        let out_features = self.out_features / self.layers * layers;
+        Ok(Self {
+            layers,
+            out_features,
+            ..self
+        })
+    }
+
+    /// Output features of one block, `out/b` of its layer.
+    pub fn block_out(&self) -> usize {
+        self.out_features / self.left_blocks()
+    }
+
+    /// Blocks of `left`: those of all layers.
+    pub fn left_blocks(&self) -> usize {
+        self.layers * self.blocks
+    }
+
+    /// Rows of a block of `right`: those of all layers.
+    pub fn right_rows(&self) -> usize {
+        self.layers * self.rank
+    }
+
+    /// Shape of one scratch tensor, `[b, tokens, r]` for each layer.
+    pub fn scratch_shape(&self, tokens: usize) -> [usize; 3] {
+        [self.left_blocks(), tokens, self.rank]
     }
 
     /// Order of the output features.
@@ -208,19 +256,19 @@ impl MonarchDims {
         self.rank / self.blocks
     }
 
-    /// Weights held, `r (in + out)`, the bias left out.
+    /// Weights held, `r (in + out)` for each layer, the bias left out.
     pub fn parameters(&self) -> usize {
-        self.rank * (self.in_features + self.out_features)
+        self.rank * (self.layers * self.in_features + self.out_features)
     }
 
-    /// Shape of `right`, `[b, r, in/b]`.
+    /// Shape of `right`, `[b, r, in/b]`, with the rows of all layers.
     pub fn right_shape(&self) -> [usize; 3] {
-        [self.blocks, self.rank, self.block_in()]
+        [self.blocks, self.right_rows(), self.block_in()]
     }
 
-    /// Shape of `left`, `[b, out/b, r]`.
+    /// Shape of `left`, `[b, out/b, r]`, with the blocks of all layers.
     pub fn left_shape(&self) -> [usize; 3] {
-        [self.blocks, self.block_out(), self.rank]
+        [self.left_blocks(), self.block_out(), self.rank]
     }
 }
 
@@ -251,6 +299,16 @@ impl BlastDims {
         self.rank * (self.in_features + self.out_features + self.blocks * self.blocks)
     }
 
+    /// Output features of one block, `out/b`.
+    pub fn block_out(&self) -> usize {
+        self.out_features / self.blocks
+    }
+
+    /// Shape of one scratch tensor, `[b, tokens, r]`.
+    pub fn scratch_shape(&self, tokens: usize) -> [usize; 3] {
+        [self.blocks, tokens, self.rank]
+    }
+
     /// Shape of `u`, `[b, out/b, r]`.
     pub fn u_shape(&self) -> [usize; 3] {
         [self.blocks, self.block_out(), self.rank]
@@ -271,12 +329,12 @@ impl BlastDims {
 macro_rules! blocked_sizes {
     ($dims:ty) => {
         impl $dims {
-            /// Blocks per side, `b`.
+            /// Blocks per side, `b`, of one layer.
             pub fn blocks(&self) -> usize {
                 self.blocks
             }
 
-            /// Inner width `r` of the factors.
+            /// Inner width `r` of the factors, of one layer.
             pub fn rank(&self) -> usize {
                 self.rank
             }
@@ -286,7 +344,7 @@ macro_rules! blocked_sizes {
                 self.in_features
             }
 
-            /// Width of the output.
+            /// Width of the output, of all layers together.
             pub fn out_features(&self) -> usize {
                 self.out_features
             }
@@ -294,16 +352,6 @@ macro_rules! blocked_sizes {
             /// Input features of one block, `in/b`.
             pub fn block_in(&self) -> usize {
                 self.in_features / self.blocks
-            }
-
-            /// Output features of one block, `out/b`.
-            pub fn block_out(&self) -> usize {
-                self.out_features / self.blocks
-            }
-
-            /// Shape of one scratch tensor, `[b, tokens, r]`.
-            pub fn scratch_shape(&self, tokens: usize) -> [usize; 3] {
-                [self.blocks, tokens, self.rank]
             }
         }
     };

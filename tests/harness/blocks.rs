@@ -90,10 +90,11 @@ impl Blocks {
         )
     }
 
-    /// Part `q` of the columns of block `p` becomes part `p` of block `q`: its own inverse.
-    pub fn permuted(&self) -> Self {
-        let part = self.columns / self.batch;
-        Self::from_fn(self.shape(), |p, row, column| {
+    /// Part `q` of the columns of block `p` becomes part `p` of block `q` of `blocks`.
+    pub fn permuted(&self, blocks: usize) -> Self {
+        let part = self.columns / blocks;
+        let shape = [blocks, self.rows, self.batch * part];
+        Self::from_fn(shape, |p, row, column| {
             self.at(column / part, row, p * part + column % part)
         })
     }

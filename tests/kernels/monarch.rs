@@ -20,6 +20,7 @@ on_every_device! {
     forward_applies_the_epilogue
     forward_matches_reference_with_little_scratch
     forward_matches_reference_in_one_kernel
+    layers_of_one_input_match_reference
     backward_matches_reference_when_sizes_share_no_factor_with_a_tile
     backward_matches_reference_when_sizes_fill_tiles
     backward_matches_reference_for_strided_tensors
@@ -61,19 +62,18 @@ impl Data {
     /// `Z` by the plain composition.
     fn inner(&self, dims: &MonarchDims, dtype: Dtype) -> Blocks {
         let x = self.input.split(dims.blocks());
-        x.product(&self.right.transposed(), dtype).permuted()
+        x.product(&self.right.transposed(), dtype)
+            .permuted(dims.left_blocks())
     }
 }
 
 fn check_forward<R: Runtime>(
     client: &ComputeClient<R>,
     setting: Setting,
-    sizes: Sizes,
-    order: OutputOrder,
+    dims: MonarchDims,
     tokens: usize,
     with_bias: bool,
 ) {
-    let dims = dims(sizes, order);
     let (n, m) = (dims.in_features(), dims.out_features());
     let data = Data::new(&dims, tokens, setting.dtype);
     let inner = setting.scratch(client, tokens, |tokens| dims.scratch_shape(tokens));
@@ -114,7 +114,7 @@ fn check_forward<R: Runtime>(
     let blocks = data
         .inner(&dims, dtype)
         .product(&data.left.transposed(), dtype);
-    let composed = match order {
+    let composed = match dims.order() {
         OutputOrder::Contiguous => blocks.merged(),
         OutputOrder::Interleaved => blocks.merged_interleaved(),
     };
@@ -133,11 +133,9 @@ fn check_forward<R: Runtime>(
 fn check_backward<R: Runtime>(
     client: &ComputeClient<R>,
     setting: Setting,
-    sizes: Sizes,
-    order: OutputOrder,
+    dims: MonarchDims,
     tokens: usize,
 ) {
-    let dims = dims(sizes, order);
     let (n, m) = (dims.in_features(), dims.out_features());
     let data = Data::new(&dims, tokens, setting.dtype);
     let inner = setting.output(client, &dims.scratch_shape(tokens));
@@ -168,11 +166,11 @@ fn check_backward<R: Runtime>(
     let (right, left) = (&data.right.values, &data.left.values);
     let expected = reference::backward(&dims, tokens, g, x, right, left);
     let z = data.inner(&dims, dtype);
-    let grad = match order {
-        OutputOrder::Contiguous => data.grad.split(dims.blocks()),
+    let grad = match dims.order() {
+        OutputOrder::Contiguous => data.grad.split(dims.left_blocks()),
         OutputOrder::Interleaved => data.grad.split_interleaved(dims.blocks()),
     };
-    let grad_y = grad.product(&data.left, dtype).permuted();
+    let grad_y = grad.product(&data.left, dtype).permuted(dims.blocks());
     let x = data.input.split(dims.blocks());
     let what = |name: &str| format!("{name}: {setting:?} {dims:?} tokens {tokens}");
     let composed = grad.transposed().product(&z, dtype).values;
@@ -211,15 +209,14 @@ fn forward_matches_reference_when_sizes_share_no_factor_with_a_tile<R: Runtime>(
     for setting in Setting::all() {
         for order in ORDERS {
             for tokens in [0, 1, 17, 67] {
-                check_forward(client, setting, (3, 15, 57, 39), order, tokens, true);
+                check_forward(client, setting, dims((3, 15, 57, 39), order), tokens, true);
             }
-            check_forward(client, setting, (1, 7, 11, 5), order, 3, false);
+            check_forward(client, setting, dims((1, 7, 11, 5), order), 3, false);
         }
         check_forward(
             client,
             setting,
-            (2, 134, 74, 262),
-            OutputOrder::Contiguous,
+            dims((2, 134, 74, 262), OutputOrder::Contiguous),
             257,
             true,
         );
@@ -229,21 +226,19 @@ fn forward_matches_reference_when_sizes_share_no_factor_with_a_tile<R: Runtime>(
 fn forward_matches_reference_when_sizes_fill_tiles<R: Runtime>(client: &ComputeClient<R>) {
     for setting in Setting::all() {
         for order in ORDERS {
-            check_forward(client, setting, (4, 64, 128, 256), order, 64, true);
+            check_forward(client, setting, dims((4, 64, 128, 256), order), 64, true);
         }
         check_forward(
             client,
             setting,
-            (2, 128, 128, 256),
-            OutputOrder::Contiguous,
+            dims((2, 128, 128, 256), OutputOrder::Contiguous),
             128,
             false,
         );
         check_forward(
             client,
             setting,
-            (16, 32, 64, 128),
-            OutputOrder::Interleaved,
+            dims((16, 32, 64, 128), OutputOrder::Interleaved),
             16,
             true,
         );
@@ -253,8 +248,8 @@ fn forward_matches_reference_when_sizes_fill_tiles<R: Runtime>(client: &ComputeC
 fn forward_matches_reference_for_strided_tensors<R: Runtime>(client: &ComputeClient<R>) {
     for setting in Setting::strided() {
         for order in ORDERS {
-            check_forward(client, setting, (4, 24, 48, 32), order, 12, true);
-            check_forward(client, setting, (3, 15, 57, 39), order, 67, true);
+            check_forward(client, setting, dims((4, 24, 48, 32), order), 12, true);
+            check_forward(client, setting, dims((3, 15, 57, 39), order), 67, true);
         }
     }
 }
@@ -265,9 +260,9 @@ fn backward_matches_reference_when_sizes_share_no_factor_with_a_tile<R: Runtime>
     for setting in Setting::all() {
         for order in ORDERS {
             for tokens in [1, 17, 67] {
-                check_backward(client, setting, (3, 15, 57, 39), order, tokens);
+                check_backward(client, setting, dims((3, 15, 57, 39), order), tokens);
             }
-            check_backward(client, setting, (1, 7, 11, 5), order, 3);
+            check_backward(client, setting, dims((1, 7, 11, 5), order), 3);
         }
     }
 }
@@ -275,13 +270,12 @@ fn backward_matches_reference_when_sizes_share_no_factor_with_a_tile<R: Runtime>
 fn backward_matches_reference_when_sizes_fill_tiles<R: Runtime>(client: &ComputeClient<R>) {
     for setting in Setting::all() {
         for order in ORDERS {
-            check_backward(client, setting, (4, 64, 128, 256), order, 64);
+            check_backward(client, setting, dims((4, 64, 128, 256), order), 64);
         }
         check_backward(
             client,
             setting,
-            (2, 128, 256, 256),
-            OutputOrder::Contiguous,
+            dims((2, 128, 256, 256), OutputOrder::Contiguous),
             128,
         );
     }
@@ -290,15 +284,20 @@ fn backward_matches_reference_when_sizes_fill_tiles<R: Runtime>(client: &Compute
 fn backward_matches_reference_for_strided_tensors<R: Runtime>(client: &ComputeClient<R>) {
     for setting in Setting::strided() {
         for order in ORDERS {
-            check_backward(client, setting, (4, 24, 48, 32), order, 12);
-            check_backward(client, setting, (3, 15, 57, 39), order, 67);
+            check_backward(client, setting, dims((4, 24, 48, 32), order), 12);
+            check_backward(client, setting, dims((3, 15, 57, 39), order), 67);
         }
     }
 }
 
 fn no_tokens_give_zero_gradients<R: Runtime>(client: &ComputeClient<R>) {
     let setting = Setting::plain(Dtype::F32, Strategy::Auto);
-    check_backward(client, setting, (3, 15, 57, 39), OutputOrder::Contiguous, 0);
+    check_backward(
+        client,
+        setting,
+        dims((3, 15, 57, 39), OutputOrder::Contiguous),
+        0,
+    );
 }
 
 /// Rows of whole copies, but no whole tiles; parts of 1, 6, 8 and 24 ranks.
@@ -317,18 +316,52 @@ fn forward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<
                     0 => OutputOrder::Contiguous,
                     _ => OutputOrder::Interleaved,
                 };
-                check_forward(client, setting, sizes, order, tokens, tokens % 3 == 1);
+                check_forward(client, setting, dims(sizes, order), tokens, tokens % 3 == 1);
             }
-            check_forward(client, setting, sizes, OutputOrder::Contiguous, 67, true);
+            check_forward(
+                client,
+                setting,
+                dims(sizes, OutputOrder::Contiguous),
+                67,
+                true,
+            );
         }
     }
+}
+
+/// Weights that share an input; with one block they are low-rank.
+fn several_layers() -> Vec<MonarchDims> {
+    let sizes = [
+        ((3, 15, 57, 39), 2),
+        ((4, 64, 128, 256), 3),
+        ((1, 24, 48, 40), 3),
+        ((8, 128, 384, 640), 2),
+    ];
+    sizes
+        .map(|(sizes, layers)| dims(sizes, OutputOrder::Contiguous).layers(layers).unwrap())
+        .to_vec()
+}
+
+fn layers_of_one_input_match_reference<R: Runtime>(client: &ComputeClient<R>) {
+    let settings = Setting::all().into_iter().chain(Setting::tensor_cores());
+    for setting in settings.chain(Setting::hopper()) {
+        for dims in several_layers() {
+            for tokens in [1, 16, 67] {
+                check_forward(client, setting, dims, tokens, tokens == 16);
+            }
+            check_backward(client, setting, dims, 17);
+        }
+    }
+    let interleaved = dims((4, 24, 48, 32), OutputOrder::Interleaved);
+    assert!(interleaved.layers(2).is_err() && interleaved.layers(0).is_err());
+    assert_eq!(interleaved.layers(1), Ok(interleaved));
 }
 
 fn forward_applies_the_epilogue<R: Runtime>(client: &ComputeClient<R>) {
     for setting in Setting::finished() {
         let order = OutputOrder::Interleaved;
-        check_forward(client, setting, (2, 24, 48, 80), order, 5, true);
-        check_forward(client, setting, (2, 24, 48, 80), order, 70, true);
+        check_forward(client, setting, dims((2, 24, 48, 80), order), 5, true);
+        check_forward(client, setting, dims((2, 24, 48, 80), order), 70, true);
     }
 }
 
@@ -338,8 +371,7 @@ fn forward_matches_reference_with_little_scratch<R: Runtime>(client: &ComputeCli
             check_forward(
                 client,
                 setting,
-                (2, 24, 48, 80),
-                OutputOrder::Interleaved,
+                dims((2, 24, 48, 80), OutputOrder::Interleaved),
                 tokens,
                 true,
             );
@@ -366,7 +398,7 @@ fn forward_matches_reference_in_one_kernel<R: Runtime>(client: &ComputeClient<R>
         let setting = Setting::fused()[number % 2];
         let order = ORDERS[number / 2 % 2];
         for tokens in [1, 77, 129, 300] {
-            check_forward(client, setting, sizes, order, tokens, number % 3 == 0);
+            check_forward(client, setting, dims(sizes, order), tokens, number % 3 == 0);
         }
     }
     for setting in Setting::finished() {
@@ -379,7 +411,7 @@ fn forward_matches_reference_in_one_kernel<R: Runtime>(client: &ComputeClient<R>
                 None => OutputOrder::Contiguous,
                 Some(_) => OutputOrder::Interleaved,
             };
-            check_forward(client, fused, (4, 64, 192, 800), order, 130, true);
+            check_forward(client, fused, dims((4, 64, 192, 800), order), 130, true);
         }
     }
 }
@@ -388,7 +420,12 @@ fn backward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient
     for setting in Setting::tensor_cores() {
         for sizes in TENSOR_SIZES {
             for tokens in [1, 33, 197] {
-                check_backward(client, setting, sizes, OutputOrder::Contiguous, tokens);
+                check_backward(
+                    client,
+                    setting,
+                    dims(sizes, OutputOrder::Contiguous),
+                    tokens,
+                );
             }
         }
     }
@@ -399,8 +436,8 @@ fn both_passes_match_reference_with_measured_plans<R: Runtime>(client: &ComputeC
         // The first of each class of token counts is measured, the second takes what is known.
         for tokens in [5, 4, 70, 65] {
             let order = OutputOrder::Interleaved;
-            check_forward(client, setting, (2, 24, 48, 80), order, tokens, true);
-            check_backward(client, setting, (2, 24, 48, 80), order, tokens);
+            check_forward(client, setting, dims((2, 24, 48, 80), order), tokens, true);
+            check_backward(client, setting, dims((2, 24, 48, 80), order), tokens);
         }
     }
 }

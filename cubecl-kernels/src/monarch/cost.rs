@@ -7,8 +7,8 @@ use crate::product::product_flops;
 ///
 /// A multiply-add counts as two.
 pub fn forward_flops(dims: &MonarchDims, tokens: usize) -> u64 {
-    product_flops(dims.blocks(), tokens, dims.rank(), dims.block_in())
-        + product_flops(dims.blocks(), tokens, dims.block_out(), dims.rank())
+    product_flops(dims.blocks(), tokens, dims.right_rows(), dims.block_in())
+        + product_flops(dims.left_blocks(), tokens, dims.block_out(), dims.rank())
 }
 
 /// Bytes that a forward pass has to move: input, factors and output once each.

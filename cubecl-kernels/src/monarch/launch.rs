@@ -6,7 +6,7 @@ use super::fused::{FusedOperands, PlannedFused};
 use super::problem;
 use crate::context::{Context, held_tokens, tokens_of};
 use crate::epilogue::Epilogue;
-use crate::error::KernelError;
+use crate::error::{KernelError, Requirement};
 use crate::format::MonarchDims;
 use crate::operand::{View, along};
 use crate::product::{PlannedProduct, ProductOperands, ProductPair};
@@ -39,7 +39,7 @@ pub struct MonarchBackward<R: Runtime> {
     pub right: TensorBinding<R>,
     /// `[b, out/b, r]`.
     pub left: TensorBinding<R>,
-    /// Scratch, `[b, tokens, r]`: holds `Z`, then the gradient of `Y`.
+    /// Scratch, `[b, tokens, r]`: holds `Z`, then the gradient of `Y`. Contiguous for several layers.
     pub inner: TensorBinding<R>,
     /// Written after the last read of `grad_output`, whose memory it may be; `[tokens, in]`.
     pub grad_input: TensorBinding<R>,
@@ -50,6 +50,8 @@ pub struct MonarchBackward<R: Runtime> {
 }
 
 /// Computes the Monarch product of the [module](super).
+///
+/// Of several [layers](MonarchDims::layers) all outputs, side by side.
 ///
 /// Sums in `f32`; `Z` is rounded to `dtype`. Launches one kernel where the plan is to fuse both
 /// products, else two, and nothing for zero tokens. Two need memory for `Z`: `scratch` is called with
@@ -170,6 +172,14 @@ pub fn backward<R: Runtime>(
     context.output("grad_input", &grad_input, &[tokens, dims.in_features()])?;
     context.output("grad_right", &grad_right, &dims.right_shape())?;
     context.output("grad_left", &grad_left, &dims.left_shape())?;
+    let apart = inner.strides[1];
+    if dims.left_blocks() > dims.blocks() && apart != dims.rank() {
+        return Err(KernelError::InvalidConfig {
+            what: "stride of inner along tokens",
+            actual: apart,
+            required: Requirement::AtMost(dims.rank()),
+        });
+    }
     if tokens == 0 {
         return fill_zero(&context, [grad_right, grad_left]);
     }

@@ -2,7 +2,8 @@
 //!
 //! Both permutations are strides. The interior one needs the column axis of a store split in two:
 //! the first product stores `Y` as `Z`, and its gradient stores `dZ` as `dY`, both as
-//! `[b, tokens, r]`, so that every product that follows reads plain blocks.
+//! `[b, tokens, r]`, so that every product that follows reads plain blocks. Several layers have as many
+//! times the blocks of outputs, each with columns of its own in every `Y_i`.
 
 use cubecl::prelude::*;
 
@@ -35,8 +36,19 @@ fn bias_blocks<R: Runtime>(dims: &MonarchDims, bias: &TensorBinding<R>) -> BiasV
     }
 }
 
-/// Views blocks `[b, tokens, r]` so that block `p` stores part `q` of its columns as part `p` of
-/// block `q`. The map is its own inverse.
+/// Views `dY`, which takes the memory of `Z`, as blocks of inputs: `[b, tokens, r]` with the columns of
+/// all layers.
+fn inner_gradient<R: Runtime>(dims: &MonarchDims, inner: &TensorBinding<R>) -> View {
+    let blocks = View::blocks(inner);
+    if dims.left_blocks() == dims.blocks() {
+        return blocks;
+    }
+    let (tokens, rows) = (inner.shape[1], dims.right_rows());
+    View::new(inner, tokens * rows, rows, 1)
+}
+
+/// Views blocks so that block `p` stores part `q` of its columns as part `p` of block `q`: `Y` as `Z`, or
+/// the gradient of `Z` as that of `Y`.
 fn permuted(dims: &MonarchDims, blocks: View) -> (View, Option<ColumnSplit>) {
     let part = dims.part();
     let view = View {
@@ -52,14 +64,14 @@ fn permuted(dims: &MonarchDims, blocks: View) -> (View, Option<ColumnSplit>) {
 
 /// A batch of products, one for each block, over tokens: rows are tokens.
 fn over_tokens(
-    dims: &MonarchDims,
+    batches: usize,
     tokens: usize,
     columns: usize,
     depth: usize,
     [lhs, rhs, out]: [View; 3],
 ) -> ProductProblem {
     ProductProblem {
-        batches: dims.blocks(),
+        batches,
         rows: tokens,
         columns,
         depth,
@@ -90,7 +102,13 @@ pub(super) fn inner<R: Runtime>(
     ];
     ProductProblem {
         split,
-        ..over_tokens(dims, tokens, dims.rank(), dims.block_in(), views)
+        ..over_tokens(
+            dims.blocks(),
+            tokens,
+            dims.right_rows(),
+            dims.block_in(),
+            views,
+        )
     }
 }
 
@@ -113,7 +131,13 @@ pub(super) fn output<R: Runtime>(
         bias,
         merged: epilogue.merged_view(|merged| output_blocks(dims, merged), views[2]),
         finish: epilogue.finish(),
-        ..over_tokens(dims, tokens, dims.block_out(), dims.rank(), views)
+        ..over_tokens(
+            dims.left_blocks(),
+            tokens,
+            dims.block_out(),
+            dims.rank(),
+            views,
+        )
     }
 }
 
@@ -130,7 +154,13 @@ pub(super) fn grad_left<R: Runtime>(
         View::blocks(inner),
         View::blocks(grad_left),
     ];
-    let problem = over_tokens(dims, dims.block_out(), dims.rank(), tokens, views);
+    let problem = over_tokens(
+        dims.left_blocks(),
+        dims.block_out(),
+        dims.rank(),
+        tokens,
+        views,
+    );
     ProductProblem {
         tokens: TokenAxis::Depth,
         ..problem
@@ -145,11 +175,17 @@ pub(super) fn grad_inner<R: Runtime>(
     left: &TensorBinding<R>,
     grad_inner: &TensorBinding<R>,
 ) -> ProductProblem {
-    let (out, split) = permuted(dims, View::blocks(grad_inner));
+    let (out, split) = permuted(dims, inner_gradient(dims, grad_inner));
     let views = [output_blocks(dims, grad_output), View::blocks(left), out];
     ProductProblem {
         split,
-        ..over_tokens(dims, tokens, dims.rank(), dims.block_out(), views)
+        ..over_tokens(
+            dims.left_blocks(),
+            tokens,
+            dims.rank(),
+            dims.block_out(),
+            views,
+        )
     }
 }
 
@@ -162,11 +198,17 @@ pub(super) fn grad_right<R: Runtime>(
     grad_right: &TensorBinding<R>,
 ) -> ProductProblem {
     let views = [
-        View::blocks(grad_inner).transposed(),
+        inner_gradient(dims, grad_inner).transposed(),
         View::feature_blocks(input, dims.block_in()),
         View::blocks(grad_right),
     ];
-    let problem = over_tokens(dims, dims.rank(), dims.block_in(), tokens, views);
+    let problem = over_tokens(
+        dims.blocks(),
+        dims.right_rows(),
+        dims.block_in(),
+        tokens,
+        views,
+    );
     ProductProblem {
         tokens: TokenAxis::Depth,
         ..problem
@@ -182,9 +224,15 @@ pub(super) fn grad_input<R: Runtime>(
     grad_input: &TensorBinding<R>,
 ) -> ProductProblem {
     let views = [
-        View::blocks(grad_inner),
+        inner_gradient(dims, grad_inner),
         View::blocks(right),
         View::feature_blocks(grad_input, dims.block_in()),
     ];
-    over_tokens(dims, tokens, dims.block_in(), dims.rank(), views)
+    over_tokens(
+        dims.blocks(),
+        tokens,
+        dims.block_in(),
+        dims.right_rows(),
+        views,
+    )
 }

@@ -30,13 +30,14 @@ fn permuted(dims: &MonarchDims, block: usize, column: usize) -> (usize, usize) {
 /// `Z [b, tokens, r]`.
 fn inner(dims: &MonarchDims, tokens: usize, input: &[f64], right: &[f64]) -> Vec<f64> {
     let (n, r, width) = (dims.in_features(), dims.rank(), dims.block_in());
-    let mut z = vec![0.0; dims.blocks() * tokens * r];
+    let rows = dims.right_rows();
+    let mut z = vec![0.0; dims.left_blocks() * tokens * r];
     for i in 0..dims.blocks() {
         for t in 0..tokens {
-            for c in 0..r {
+            for c in 0..rows {
                 let (j, k) = permuted(dims, i, c);
                 z[(j * tokens + t) * r + k] = (0..width)
-                    .map(|f| input[t * n + i * width + f] * right[(i * r + c) * width + f])
+                    .map(|f| input[t * n + i * width + f] * right[(i * rows + c) * width + f])
                     .sum();
             }
         }
@@ -56,7 +57,7 @@ pub fn forward(
     let (m, r, height) = (dims.out_features(), dims.rank(), dims.block_out());
     let z = inner(dims, tokens, input, right);
     let mut out = vec![0.0; tokens * m];
-    for j in 0..dims.blocks() {
+    for j in 0..dims.left_blocks() {
         for t in 0..tokens {
             for row in 0..height {
                 let sum: f64 = (0..r)
@@ -82,6 +83,7 @@ pub fn backward(
 ) -> Gradients {
     let (n, m, r) = (dims.in_features(), dims.out_features(), dims.rank());
     let (width, height) = (dims.block_in(), dims.block_out());
+    let rows = dims.right_rows();
     let z = inner(dims, tokens, input, right);
     let mut gradients = Gradients {
         input: vec![0.0; tokens * n],
@@ -89,7 +91,7 @@ pub fn backward(
         left: vec![0.0; left.len()],
     };
     let mut grad_z = vec![0.0; z.len()];
-    for j in 0..dims.blocks() {
+    for j in 0..dims.left_blocks() {
         for t in 0..tokens {
             for row in 0..height {
                 let grad = grad_output[t * m + output_feature(dims, j, row)];
@@ -103,11 +105,11 @@ pub fn backward(
     }
     for i in 0..dims.blocks() {
         for t in 0..tokens {
-            for c in 0..r {
+            for c in 0..rows {
                 let (j, k) = permuted(dims, i, c);
                 let grad_y = grad_z[(j * tokens + t) * r + k];
                 for f in 0..width {
-                    let (x, w) = (t * n + i * width + f, (i * r + c) * width + f);
+                    let (x, w) = (t * n + i * width + f, (i * rows + c) * width + f);
                     gradients.right[w] += grad_y * input[x];
                     gradients.input[x] += grad_y * right[w];
                 }

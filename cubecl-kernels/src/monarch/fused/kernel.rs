@@ -19,7 +19,8 @@ const CONSUMER_REGISTERS: usize = 232;
 
 /// Sums tiles of the output, in `f32`; `Z` is rounded as it would be in memory.
 ///
-/// `geometry` is that of the second product. Two groups of four planes take 64 tokens each; a
+/// `geometry` is that of the second product, whose blocks are as many as those of the input for each
+/// layer. Two groups of four planes take 64 tokens each; a
 /// unit of the third fills two rings of stages: panels of the input and of the right factor, and
 /// panels of the left factor.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -32,6 +33,7 @@ pub(crate) fn fused_monarch<T: Float, N: Size, P: Size, W: Size>(
     mapped: ComptimeOption<TensorMap<T, Tiled>>,
     out: &mut [T],
     geometry: Geometry,
+    inner_blocks: u32,
     inner_depth: u32,
     #[comptime] blueprint: FusedBlueprint,
     #[define(T)] _dtype: ElemType,
@@ -90,7 +92,7 @@ pub(crate) fn fused_monarch<T: Float, N: Size, P: Size, W: Size>(
             while tile < tiles {
                 let (block, row, column) = place(tile, blocks, row_tiles, column_tiles, tile_of);
                 let mut loaded = 0u32.runtime();
-                for other in 0..blocks {
+                for other in 0..inner_blocks {
                     for step in 0..inner_steps {
                         let depth = step * comptime!(DEPTH as u32);
                         let filled = &inner_full[stage(inner) as usize];
@@ -155,7 +157,7 @@ pub(crate) fn fused_monarch<T: Float, N: Size, P: Size, W: Size>(
                 column: column as usize,
             };
             let mut sums = Vector::<f32, N>::new(0.0f32);
-            for _ in 0..blocks / comptime!(blueprint.turns() as u32) {
+            for _ in 0..inner_blocks / comptime!(blueprint.turns() as u32) {
                 // Panels of the left factor begin anew with the first turn.
                 #[unroll]
                 for turn in 0..comptime!(blueprint.turns()) {

@@ -78,7 +78,7 @@ impl PlannedFused {
                 };
                 let faster = |fused: &Self| {
                     let class = output.with_rounded_tokens();
-                    fused.blueprint.seconds(context.client, inner.depth, &class) < apart
+                    fused.blueprint.seconds(context.client, &inner, &class) < apart
                 };
                 Ok(planned().ok().filter(faster))
             }
@@ -106,7 +106,7 @@ impl PlannedFused {
         // What the first product asks of the input and of the right factor.
         candidate(&inner)?;
         let (tile, _) = candidate(&output)?;
-        let part = inner.columns / inner.batches;
+        let part = inner.columns / output.batches;
         let blueprint = FusedBlueprint::new(client, tile, part, inner.batches)?;
         let cubes = blueprint.output.cubes(client, &output);
         let count = cube_count(client, [cubes, 1, 1])?;
@@ -170,6 +170,7 @@ impl PlannedFused {
                 mapped.into(),
                 buffer(operands.out),
                 geometry(&output),
+                inner.batches as u32,
                 inner.depth as u32,
                 blueprint,
                 dtype,

@@ -84,19 +84,18 @@ impl FusedBlueprint {
         }))
     }
 
-    /// Seconds that it should take, about, for a second product `output` and sums of `inner_depth`
-    /// terms in the first.
+    /// Seconds that it should take, about, for the products `inner` and `output`.
     ///
     /// What holds it back is shared memory: panels are written once, and what tensor cores read of
     /// them is read by each group of planes; then the way from the first product to the second.
     pub fn seconds<R: Runtime>(
         &self,
         client: &ComputeClient<R>,
-        inner_depth: usize,
+        inner: &ProductProblem,
         output: &ProductProblem,
     ) -> f64 {
         let (columns, bytes) = (self.output.columns, self.output.element.bytes());
-        let panels = inner_depth.div_ceil(DEPTH);
+        let panels = inner.depth.div_ceil(DEPTH);
         let written = panels * (ROWS + self.part) * DEPTH + self.part * columns;
         let first = panels * DEPTH * (GROUP_ROWS + self.part);
         let read = 2 * (first + self.part * columns);
@@ -107,7 +106,7 @@ impl FusedBlueprint {
         let part = 0.6 * shared + 0.5 * chain + 300.0;
         let end = END_SECONDS * (columns as f64 / 256.0).powi(2);
         let waves = self.output.waves(client, output) as f64;
-        LAUNCH_SECONDS + waves * (end + output.batches as f64 * part / CYCLES)
+        LAUNCH_SECONDS + waves * (end + inner.batches as f64 * part / CYCLES)
     }
 
     /// Whether the kernel knows when it is compiled which panels of the left factor each part meets:
