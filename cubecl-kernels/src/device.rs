@@ -116,6 +116,29 @@ pub(crate) fn check_cube<R: Runtime>(
     Ok(())
 }
 
+/// Checks that an operand can start so many bytes into a buffer.
+///
+/// # Errors
+///
+/// [`KernelError::Unavailable`] if it can not.
+pub(crate) fn check_offset<R: Runtime>(
+    client: &ComputeClient<R>,
+    bytes: u64,
+) -> Result<(), KernelError> {
+    let alignment = match R::name(client) {
+        // Addresses are plain numbers there.
+        "cuda" => 1,
+        _ => client.properties().memory.alignment,
+    };
+    if !bytes.is_multiple_of(alignment) {
+        return Err(KernelError::Unavailable(Missing::Offset {
+            bytes: bytes as usize,
+            alignment: alignment as usize,
+        }));
+    }
+    Ok(())
+}
+
 /// Checks and converts a number of cubes per axis.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 use crate::activation::Activation;
 use crate::context::Context;
 use crate::error::KernelError;
-use crate::operand::{View, rows};
+use crate::operand::{View, part};
 
 /// How outputs meet another tensor of their shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,12 +61,49 @@ impl<R: Runtime> Epilogue<R> {
     }
 
     /// What is done to a run of the tokens.
-    pub(crate) fn rows(&self, run: (usize, usize), element_bytes: usize) -> Self {
-        let merged = self.merged.as_ref();
-        Self {
-            merged: merged.map(|(merge, merged)| (*merge, rows(merged, run, element_bytes))),
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device reads no tensors from there.
+    pub(crate) fn rows(
+        &self,
+        context: &Context<'_, R>,
+        run: (usize, usize),
+    ) -> Result<Self, KernelError> {
+        Ok(Self {
+            merged: self.merged_part(context, 0, run)?,
             ..self.clone()
-        }
+        })
+    }
+
+    /// What is done to a run of the features.
+    ///
+    /// # Errors
+    ///
+    /// As [`Epilogue::rows`].
+    pub(crate) fn features(
+        &self,
+        context: &Context<'_, R>,
+        run: (usize, usize),
+    ) -> Result<Self, KernelError> {
+        let bias = self.bias.as_ref();
+        Ok(Self {
+            bias: bias.map(|bias| part(context, bias, 0, run)).transpose()?,
+            merged: self.merged_part(context, 1, run)?,
+            ..self.clone()
+        })
+    }
+
+    fn merged_part(
+        &self,
+        context: &Context<'_, R>,
+        axis: usize,
+        run: (usize, usize),
+    ) -> Result<Option<(Merge, TensorBinding<R>)>, KernelError> {
+        let merged = self.merged.as_ref();
+        merged
+            .map(|(merge, merged)| Ok((*merge, part(context, merged, axis, run)?)))
+            .transpose()
     }
 
     /// The view of what is merged; `unread` where nothing is.

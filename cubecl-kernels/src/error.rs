@@ -126,6 +126,13 @@ pub enum Missing {
         /// Buffers that the device offers.
         limit: usize,
     },
+    /// Operands that start anywhere in a buffer.
+    Offset {
+        /// Bytes in the buffer before the operand.
+        bytes: usize,
+        /// What the device asks them to be a multiple of.
+        alignment: usize,
+    },
     /// 64-bit addresses, for operands of more than `u32::MAX` elements.
     WideAddresses {
         /// Elements in the largest operand.
@@ -155,6 +162,12 @@ impl fmt::Display for Missing {
             }
             Missing::Bindings { required, limit } => {
                 write!(f, "{required} buffers in one kernel (it has {limit})")
+            }
+            Missing::Offset { bytes, alignment } => {
+                write!(
+                    f,
+                    "operands {bytes} bytes into a buffer (it takes multiples of {alignment})"
+                )
             }
             Missing::WideAddresses { elements } => {
                 write!(f, "64-bit addresses (an operand has {elements} elements)")

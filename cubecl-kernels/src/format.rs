@@ -24,9 +24,10 @@ pub struct MonarchDims {
     order: OutputOrder,
 }
 
-/// Sizes of a BLAST weight.
+/// Sizes of a BLAST weight, or of several that are multiplied with one input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlastDims {
+    layers: usize,
     blocks: usize,
     rank: usize,
     in_features: usize,
@@ -287,6 +288,7 @@ impl BlastDims {
     ) -> Result<Self, KernelError> {
         check_blocked(blocks, rank, in_features, out_features)?;
         Ok(Self {
+            layers: 1,
             blocks,
             rank,
             in_features,
@@ -294,34 +296,61 @@ impl BlastDims {
         })
     }
 
-    /// Weights held, `r (in + out + b²)`, the bias left out.
-    pub fn parameters(&self) -> usize {
-        self.rank * (self.in_features + self.out_features + self.blocks * self.blocks)
+    /// As many weights of these sizes, multiplied with one input: `v` one behind the other along their
+    /// rows, `s` along their ranks, `u` along their blocks, outputs side by side.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::InvalidConfig`] if there are none.
+    pub fn layers(self, layers: usize) -> Result<Self, KernelError> {
+        non_zero("layers", layers)?;
+        let out_features = self.out_features / self.layers * layers;
+        Ok(Self {
+            layers,
+            out_features,
+            ..self
+        })
     }
 
-    /// Output features of one block, `out/b`.
+    /// Number of weights that are multiplied with one input.
+    pub fn count(&self) -> usize {
+        self.layers
+    }
+
+    /// Ranks of all layers.
+    pub fn ranks(&self) -> usize {
+        self.layers * self.rank
+    }
+
+    /// Output features of one block, `out/b` of its layer.
     pub fn block_out(&self) -> usize {
-        self.out_features / self.blocks
+        self.out_features / (self.layers * self.blocks)
     }
 
-    /// Shape of one scratch tensor, `[b, tokens, r]`.
+    /// Weights held, `r (in + out + b²)` for each layer, the bias left out.
+    pub fn parameters(&self) -> usize {
+        let inputs = self.in_features + self.blocks * self.blocks;
+        self.rank * (self.layers * inputs + self.out_features)
+    }
+
+    /// Shape of one scratch tensor, `[b, tokens, r]`, with the ranks of all layers.
     pub fn scratch_shape(&self, tokens: usize) -> [usize; 3] {
-        [self.blocks, tokens, self.rank]
+        [self.blocks, tokens, self.ranks()]
     }
 
-    /// Shape of `u`, `[b, out/b, r]`.
+    /// Shape of `u`, `[b, out/b, r]`, with the blocks of all layers.
     pub fn u_shape(&self) -> [usize; 3] {
-        [self.blocks, self.block_out(), self.rank]
+        [self.layers * self.blocks, self.block_out(), self.rank]
     }
 
-    /// Shape of `s`, `[b (out), b (in), r]`.
+    /// Shape of `s`, `[b (out), b (in), r]`, with the ranks of all layers.
     pub fn s_shape(&self) -> [usize; 3] {
-        [self.blocks, self.blocks, self.rank]
+        [self.blocks, self.blocks, self.ranks()]
     }
 
-    /// Shape of `v`, `[b, r, in/b]`.
+    /// Shape of `v`, `[b, r, in/b]`, with the rows of all layers.
     pub fn v_shape(&self) -> [usize; 3] {
-        [self.blocks, self.rank, self.block_in()]
+        [self.blocks, self.ranks(), self.block_in()]
     }
 }
 

@@ -2,6 +2,8 @@
 
 use cubecl::prelude::*;
 
+use crate::context::Context;
+use crate::device::check_offset;
 use crate::error::{KernelError, Requirement};
 
 /// Elements between neighbours along each axis of a batched matrix, and where it starts.
@@ -171,17 +173,23 @@ pub(crate) fn elements_reached<R: Runtime>(binding: &TensorBinding<R>) -> usize 
     })
 }
 
-/// `count` rows of a checked tensor `[tokens, features]` from row `first` on.
-pub(crate) fn rows<R: Runtime>(
+/// `count` of an axis of a checked tensor from number `first` on.
+///
+/// # Errors
+///
+/// [`KernelError::Unavailable`] if the device reads no tensors from there.
+pub(crate) fn part<R: Runtime>(
+    context: &Context<'_, R>,
     binding: &TensorBinding<R>,
+    axis: usize,
     (first, count): (usize, usize),
-    element_bytes: usize,
-) -> TensorBinding<R> {
-    let mut rows = along(binding, 0, count);
-    let offset = (first * binding.strides[0] * element_bytes) as u64;
-    let start = rows.handle.offset_start.unwrap_or(0);
-    rows.handle.offset_start = Some(start + offset);
-    rows
+) -> Result<TensorBinding<R>, KernelError> {
+    let mut part = along(binding, axis, count);
+    let offset = (first * binding.strides[axis] * context.element_bytes) as u64;
+    let start = part.handle.offset_start.unwrap_or(0) + offset;
+    check_offset(context.client, start)?;
+    part.handle.offset_start = Some(start);
+    Ok(part)
 }
 
 /// The first `count` of an axis of a checked tensor.

@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor};
+use burn_blr::graph;
 
 use crate::checkpoint::LANGUAGE;
 use crate::{Checkpoint, Context, Family, Gpt2, LanguageModel, Llama, ModelError};
@@ -36,6 +37,16 @@ impl AnyLanguageModel {
             Family::Llama => Self::Llama(Llama::load(checkpoint, device, dtype)?),
             Family::Vit | Family::Dit => return Err(checkpoint.wrong_family(LANGUAGE)),
         })
+    }
+
+    /// The same model with fewer launches on devices where those count: see [`Llama::joined`].
+    ///
+    /// It can be neither saved nor compressed then.
+    pub fn for_inference(self) -> Self {
+        match self {
+            Self::Llama(model) if graph::captures(&model.device()) => Self::Llama(model.joined()),
+            other => other,
+        }
     }
 
     /// The model of the family.

@@ -38,7 +38,7 @@ pub fn run(common: &Common, arguments: &GenerateArguments) -> Result<(), Command
     checkpoint.expect_language_model()?;
     let tokenizer = TextTokenizer::open(&arguments.checkpoint)?;
     let chosen = common.choose_device()?;
-    let model = eval::load(&checkpoint, &chosen)?;
+    let model = eval::load(&checkpoint, &chosen)?.for_inference();
     let options = GenerateOptions {
         // Nothing else runs beside it.
         capture: true,

@@ -34,7 +34,7 @@ impl Blocks {
         Self::new(batch, rows, columns, values)
     }
 
-    fn from_fn(shape: [usize; 3], value: impl Fn(usize, usize, usize) -> f64) -> Self {
+    pub fn from_fn(shape: [usize; 3], value: impl Fn(usize, usize, usize) -> f64) -> Self {
         let [batch, rows, columns] = shape;
         let mut values = Vec::with_capacity(batch * rows * columns);
         for p in 0..batch {

@@ -20,6 +20,7 @@ on_every_device! {
     forward_applies_the_epilogue
     forward_matches_reference_with_little_scratch
     forward_matches_reference_with_the_coupling_in_the_product
+    layers_of_one_input_match_reference
     backward_matches_reference_when_sizes_share_no_factor_with_a_tile
     backward_matches_reference_when_sizes_fill_tiles
     backward_matches_reference_for_strided_tensors
@@ -46,8 +47,8 @@ struct Data {
 }
 
 impl Data {
-    fn new(dims: &BlastDims, tokens: usize, dtype: Dtype) -> Self {
-        let rng = &mut StdRng::seed_from_u64(3);
+    fn new(dims: &BlastDims, tokens: usize, dtype: Dtype, seed: u64) -> Self {
+        let rng = &mut StdRng::seed_from_u64(3 + seed);
         Self {
             input: Blocks::random([1, tokens, dims.in_features()], dtype, rng),
             u: Blocks::random(dims.u_shape(), dtype, rng),
@@ -75,7 +76,7 @@ fn check_forward<R: Runtime>(
 ) {
     let dims = dims(sizes);
     let (n, m) = (dims.in_features(), dims.out_features());
-    let data = Data::new(&dims, tokens, setting.dtype);
+    let data = Data::new(&dims, tokens, setting.dtype, 0);
     let coupled = setting.scratch(client, tokens, |tokens| dims.scratch_shape(tokens));
     let bias = with_bias.then_some(data.bias.values.as_slice());
     let (output, epilogue) = setting.finish(client, [tokens, m], bias);
@@ -130,7 +131,7 @@ fn check_backward<R: Runtime>(
 ) {
     let dims = dims(sizes);
     let (n, m) = (dims.in_features(), dims.out_features());
-    let data = Data::new(&dims, tokens, setting.dtype);
+    let data = Data::new(&dims, tokens, setting.dtype, 0);
     let scratch = [(); 2].map(|()| setting.output(client, &dims.scratch_shape(tokens)));
     let grad_input = setting.output(client, &[tokens, n]);
     let grad_u = setting.output(client, &dims.u_shape());
@@ -282,6 +283,94 @@ fn forward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<
         for sizes in TENSOR_SIZES {
             for tokens in [1, 7, 16, 31, 33, 197] {
                 check_forward(client, setting, sizes, tokens, tokens % 2 == 1);
+            }
+        }
+    }
+}
+
+/// Several weights and one input, against each weight by itself.
+fn check_layers<R: Runtime>(
+    client: &ComputeClient<R>,
+    setting: Setting,
+    (sizes, layers): (Sizes, usize),
+    tokens: usize,
+) {
+    let one = dims(sizes);
+    let all = one.layers(layers).unwrap();
+    let (n, m, dtype) = (one.in_features(), one.out_features(), setting.dtype);
+    let data: Vec<Data> = (0..layers)
+        .map(|layer| Data::new(&one, tokens, dtype, layer as u64))
+        .collect();
+    let along_rows = |block: usize, row: usize, column: usize| {
+        data[row / one.rank()].v.at(block, row % one.rank(), column)
+    };
+    let along_columns = |block: usize, row: usize, column: usize| {
+        let s = &data[column / one.rank()].s;
+        s.at(block, row, column % one.rank())
+    };
+    let along_blocks = |block: usize, row: usize, column: usize| {
+        let u = &data[block / one.blocks()].u;
+        u.at(block % one.blocks(), row, column)
+    };
+    let side_by_side = |part: &dyn Fn(&Data) -> Vec<f64>| {
+        let parts: Vec<Vec<f64>> = data.iter().map(part).collect();
+        (0..tokens * layers * m)
+            .map(|at| parts[at / m % layers][at / (m * layers) * m + at % m])
+            .collect::<Vec<f64>>()
+    };
+    let input = &data[0].input;
+    let bias = side_by_side(&|data| data.bias.values.repeat(tokens));
+    let bias = &bias[..layers * m];
+    let (output, epilogue) = setting.finish(client, [tokens, layers * m], Some(bias));
+    let coupled = setting.scratch(client, tokens, |tokens| all.scratch_shape(tokens));
+    let joined = |shape: [usize; 3], f: &dyn Fn(usize, usize, usize) -> f64| {
+        setting.input(client, &shape, &Blocks::from_fn(shape, f).values)
+    };
+    let operands = BlastForward {
+        input: setting.input(client, &[tokens, n], &input.values),
+        u: joined(all.u_shape(), &along_blocks),
+        s: joined(all.s_shape(), &along_columns),
+        v: joined(all.v_shape(), &along_rows),
+        epilogue,
+        coupled: coupled.binding(),
+        output: output.binding(),
+    };
+    let launched = blast::forward(client, operands, &all, dtype.elem(), &setting.strategy);
+    if !setting.ran(launched) {
+        return;
+    }
+    let expected = side_by_side(&|data| {
+        let (u, s, v) = (&data.u.values, &data.s.values, &data.v.values);
+        let bias = Some(data.bias.values.as_slice());
+        reference::forward(&one, tokens, &input.values, u, s, v, bias)
+    });
+    let composed = side_by_side(&|data| {
+        let y = input
+            .split(one.blocks())
+            .product(&data.v.transposed(), dtype);
+        let z = y.coupled(&data.s, dtype);
+        let out = z.product(&data.u.transposed(), dtype).merged();
+        out.biased(Some(&data.bias.values), dtype).values
+    });
+    assert_close(
+        &format!("{setting:?} {all:?} tokens {tokens}"),
+        &output.read(client),
+        &setting.expected(expected),
+        &setting.composed(composed),
+        FORWARD,
+    );
+}
+
+fn layers_of_one_input_match_reference<R: Runtime>(client: &ComputeClient<R>) {
+    let settings = Setting::all().into_iter().chain(Setting::tensor_cores());
+    for setting in settings.chain(Setting::hopper()).chain(Setting::fused()) {
+        for sizes in [
+            ((3, 16, 57, 48), 2),
+            ((4, 64, 128, 256), 3),
+            ((16, 48, 256, 640), 3),
+        ] {
+            for tokens in [1, 16, 67] {
+                check_layers(client, setting, sizes, tokens);
             }
         }
     }

@@ -70,6 +70,79 @@ fn a_layer_applies_an_activation_to_its_output() {
 }
 
 #[test]
+fn layers_of_one_input_are_joined() {
+    for device in devices() {
+        let mut all = structures();
+        all.push((Structure::Dense, 24, 40));
+        for (structure, in_features, out_features) in all {
+            for bias in [false, true] {
+                let layer = || {
+                    BlrLinear::init(structure, in_features, out_features, bias, &device).unwrap()
+                };
+                let (query, key, value) = (layer(), layer(), layer());
+                let layers = [&query, &key, &value];
+                let joined = BlrLinear::join(&layers);
+                if matches!(
+                    structure,
+                    Structure::Monarch {
+                        order: OutputOrder::Interleaved,
+                        ..
+                    }
+                ) {
+                    assert!(joined.is_none());
+                    continue;
+                }
+                let joined = joined.unwrap();
+                assert_eq!(joined.features(), (in_features, 3 * out_features));
+                assert_eq!(joined.parameters(), 3 * query.parameters(), "{structure}");
+                assert_eq!(joined.num_params(), joined.parameters());
+                assert_eq!(joined.flops(7), 3 * query.flops(7));
+                let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
+                for tokens in [1, 33] {
+                    let input = Tensor::<3>::random([1, tokens, in_features], normal, &device);
+                    let apart = layers.map(|layer| layer.forward(input.clone()));
+                    let apart = Tensor::cat(apart.to_vec(), 2);
+                    let found = joined.forward_with(input, Activation::Silu, None);
+                    let expected = ops::activate(apart, Activation::Silu);
+                    let error = relative_error(&values(found).0, &values(expected).0);
+                    assert!(error < 1e-5, "{structure} on {device:?}: {error:e}");
+                }
+                let dense = Tensor::cat(layers.map(BlrLinear::to_dense).to_vec(), 0);
+                let error = relative_error(&values(joined.to_dense()).0, &values(dense).0);
+                assert!(error < 1e-5, "{structure} on {device:?}: {error:e}");
+                // A joined one is not joined again, nor with a layer that differs.
+                let other = layer().with_bias(None).unwrap();
+                assert!(joined.layers() == 1 || BlrLinear::join(&[&joined, &joined]).is_none());
+                assert_eq!(BlrLinear::join(&[&query, &other]).is_none(), bias);
+            }
+        }
+    }
+}
+
+#[test]
+fn joined_layers_have_the_gradients_of_each() {
+    let device = Device::flex().autodiff();
+    for (structure, in_features, out_features) in structures() {
+        let layer = || BlrLinear::init(structure, in_features, out_features, false, &device);
+        let (query, key) = (layer().unwrap(), layer().unwrap());
+        let Some(joined) = BlrLinear::join(&[&query, &key]) else {
+            continue;
+        };
+        let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
+        let input = Tensor::<2>::random([5, in_features], normal, &device).require_grad();
+        let weights = Tensor::<2>::random([5, 2 * out_features], normal, &device);
+        let gradient = |output: Tensor<2>| {
+            let gradients = (output * weights.clone()).sum().backward();
+            values(input.grad(&gradients).unwrap()).0
+        };
+        let apart = [&query, &key].map(|layer| layer.forward(input.clone()));
+        let expected = gradient(Tensor::cat(apart.to_vec(), 1));
+        let error = relative_error(&gradient(joined.forward(input.clone())), &expected);
+        assert!(error < 1e-5, "{structure}: {error:e}");
+    }
+}
+
+#[test]
 fn counts_are_those_of_the_module() {
     let device = Device::flex();
     for (structure, in_features, out_features) in structures() {

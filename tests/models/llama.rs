@@ -362,6 +362,48 @@ fn rule(layers: &str, method: Method, rank: usize) -> Rule {
 }
 
 #[rstest]
+#[case::dense(None, 2)]
+#[case::low_rank(Some(Method::LowRank), 4)]
+#[case::monarch(Some(Method::Monarch), 4)]
+#[case::blast(Some(Method::Blast), 4)]
+fn a_joined_model_gives_the_same_logits(#[case] method: Option<Method>, #[case] key_heads: usize) {
+    let config = LlamaConfig {
+        num_key_value_heads: key_heads,
+        ..tiny()
+    };
+    let plan = method.map(|method| Plan {
+        rules: vec![rule("(q|k|v)_proj", method, 8)],
+    });
+    let device = Device::flex();
+    let model = Llama::init(&config, plan.as_ref(), &device, FloatDType::F32).unwrap();
+    let parameters = model.num_params();
+    let logits = |model: &Llama| {
+        let ids: Vec<u32> = (0..12).map(|n| n * 17 % 61).collect();
+        let ids = model.input_ids(&ids, 2).unwrap();
+        host(model.forward(ids).unwrap())
+    };
+    let apart = logits(&model);
+    let joined = model.joined();
+    for block in &joined.blocks {
+        assert_eq!(block.attention.qkv.layers().len(), 1);
+    }
+    assert_eq!(joined.num_params(), parameters);
+    assert!(max_difference(&logits(&joined), &apart) < 1e-5);
+}
+
+#[test]
+fn layers_that_differ_stay_apart() {
+    let plan = Plan {
+        rules: vec![rule("q_proj", Method::LowRank, 6)],
+    };
+    let device = Device::flex();
+    let model = Llama::init(&tiny(), Some(&plan), &device, FloatDType::F32).unwrap();
+    for block in &model.joined().blocks {
+        assert_eq!(block.attention.qkv.layers().len(), 3);
+    }
+}
+
+#[rstest]
 #[case::f32(FloatDType::F32)]
 #[case::bf16(FloatDType::BF16)]
 fn random_models_have_the_structures_of_their_plan(#[case] dtype: FloatDType) {

@@ -110,46 +110,65 @@ impl BlastLinear {
         activation: Activation,
         merged: Option<(Merge, Tensor<D>)>,
     ) -> Tensor<D> {
+        let (u, s, v) = (self.u.val(), self.s.val(), self.v.val());
+        if self.layers() > 1 && u.device().is_autodiff() {
+            // The joined product has no gradient.
+            let part = |([u, s, v], bias): ([Tensor<3>; 3], Option<Tensor<1>>)| {
+                let epilogue = ops::Epilogue {
+                    bias,
+                    ..ops::Epilogue::default()
+                };
+                ops::blast_linear(input.clone(), u, s, v, epilogue)
+            };
+            let outputs = self.parts().into_iter().map(part).collect();
+            let output = ops::activate(Tensor::cat(outputs, D - 1), activation);
+            return match merged {
+                None => output,
+                Some((Merge::Times, other)) => output * other,
+                Some((Merge::Plus, other)) => output + other,
+            };
+        }
         let epilogue = ops::Epilogue {
             bias: self.bias.as_ref().map(Param::val),
             activation,
             merged,
         };
-        let (u, s, v) = (self.u.val(), self.s.val(), self.v.val());
         ops::blast_linear(input, u, s, v, epilogue)
     }
 
     /// The dense weight, `[out, in]`.
     pub fn to_dense(&self) -> Tensor<2> {
-        let [blocks, block_out, rank] = self.u.dims();
-        let [_, _, block_in] = self.v.dims();
-        let v = self.v.val().swap_dims(0, 1); // [r, i, in/b]
-        let rows = (0..blocks)
-            .map(|j| {
-                let s = self.s.val().narrow(0, j, 1).reshape([blocks, rank]);
-                let s = s.swap_dims(0, 1).reshape([rank, blocks, 1]);
-                let coupled = (v.clone() * s).reshape([rank, blocks * block_in]);
-                self.u
-                    .val()
-                    .narrow(0, j, 1)
-                    .reshape([block_out, rank])
-                    .matmul(coupled)
-            })
-            .collect();
-        Tensor::cat(rows, 0)
+        let parts = self.parts().into_iter();
+        Tensor::cat(parts.map(|(factors, _)| dense(factors)).collect(), 0)
     }
 
-    /// The structure, without widths.
+    /// The structure, without widths; that of each layer that this one is joined of.
     pub fn structure(&self) -> Structure {
-        let [blocks, _, rank] = self.u.dims();
+        let ([_, _, rank], [blocks, _, _]) = (self.u.dims(), self.v.dims());
         Structure::Blast { blocks, rank }
     }
 
     /// Widths of input and output.
     pub fn features(&self) -> (usize, usize) {
-        let ([blocks, block_out, _], [_, _, block_in]) = (self.u.dims(), self.v.dims());
-        (blocks * block_in, blocks * block_out)
+        let ([outputs, block_out, _], [blocks, _, block_in]) = (self.u.dims(), self.v.dims());
+        (blocks * block_in, outputs * block_out)
     }
+}
+
+/// The dense weight `[out, in]` of factors `u`, `s`, `v`.
+fn dense([u, s, v]: [Tensor<3>; 3]) -> Tensor<2> {
+    let ([blocks, block_out, rank], [_, _, block_in]) = (u.dims(), v.dims());
+    let v = v.swap_dims(0, 1); // [r, i, in/b]
+    let rows = (0..blocks)
+        .map(|j| {
+            let s = s.clone().narrow(0, j, 1).reshape([blocks, rank]);
+            let s = s.swap_dims(0, 1).reshape([rank, blocks, 1]);
+            let coupled = (v.clone() * s).reshape([rank, blocks * block_in]);
+            let u = u.clone().narrow(0, j, 1).reshape([block_out, rank]);
+            u.matmul(coupled)
+        })
+        .collect();
+    Tensor::cat(rows, 0)
 }
 
 impl ModuleDisplay for BlastLinear {

@@ -130,7 +130,7 @@ impl BlrLinear {
         }
     }
 
-    /// The structure, without widths.
+    /// The structure, without widths; that of each layer that this one is [joined](BlrLinear::join) of.
     pub fn structure(&self) -> Structure {
         match self {
             BlrLinear::Dense(_) => Structure::Dense,
@@ -217,9 +217,19 @@ impl BlrLinear {
 
     /// Number of weights, the bias included.
     pub fn parameters(&self) -> usize {
-        let (in_features, out_features) = self.features();
+        let (_, out_features) = self.features();
         let bias = if self.has_bias() { out_features } else { 0 };
-        self.structure().parameters(in_features, out_features) + bias
+        self.held() + bias
+    }
+
+    /// Number of weights, without bias.
+    fn held(&self) -> usize {
+        let (in_features, out_features) = self.features();
+        let layers = self.layers();
+        layers
+            * self
+                .structure()
+                .parameters(in_features, out_features / layers)
     }
 
     /// Bytes of the weights in memory, the bias included.
@@ -235,19 +245,19 @@ impl BlrLinear {
 
     /// FLOPs for `tokens` rows of input, a multiply-add counted as two and the bias as one each.
     pub fn flops(&self, tokens: usize) -> usize {
-        let (in_features, out_features) = self.features();
+        let (_, out_features) = self.features();
         let bias = if self.has_bias() {
             tokens * out_features
         } else {
             0
         };
-        self.structure().flops(tokens, in_features, out_features) + bias
+        // Every row meets every weight once: see `Structure::flops`.
+        2 * tokens * self.held() + bias
     }
 
     /// Weights of the dense layer over the weights held, both without bias; 1 for dense.
     pub fn compression_ratio(&self) -> f64 {
         let (in_features, out_features) = self.features();
-        let held = self.structure().parameters(in_features, out_features);
-        (in_features * out_features) as f64 / held as f64
+        (in_features * out_features) as f64 / self.held() as f64
     }
 }

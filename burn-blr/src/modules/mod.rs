@@ -3,6 +3,7 @@
 mod blast_linear;
 mod blr_linear;
 mod factor;
+mod join;
 mod low_rank_linear;
 mod monarch_linear;
 mod observe;

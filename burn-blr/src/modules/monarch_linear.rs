@@ -139,25 +139,26 @@ impl MonarchLinear {
 
     /// The dense weight, `[out, in]`.
     pub fn to_dense(&self) -> Tensor<2> {
-        let [blocks, rank, block_in] = self.right.dims();
-        let [_, block_out, _] = self.left.dims();
+        let [blocks, _, block_in] = self.right.dims();
+        let [outputs, block_out, rank] = self.left.dims();
         let part = rank / blocks;
         // Block (j, i) is one product of left_j[:, part i] and right_i[part j, :].
-        let left = self.left.val().reshape([blocks, block_out, blocks, part]);
+        let left = self.left.val().reshape([outputs, block_out, blocks, part]);
         let left = left.permute([0, 2, 1, 3]); // [j, i, out/b, part]
-        let right = self.right.val().reshape([blocks, blocks, part, block_in]);
+        let right = self.right.val();
+        let right = right.reshape([blocks, outputs, part, block_in]);
         let right = right.permute([1, 0, 2, 3]); // [j, i, part, in/b]
         let weight = left.matmul(right); // [j, i, out/b, in/b]
         let weight = match self.order {
             OutputOrder::Contiguous => weight.permute([0, 2, 1, 3]),
             OutputOrder::Interleaved => weight.permute([2, 0, 1, 3]),
         };
-        weight.reshape([blocks * block_out, blocks * block_in])
+        weight.reshape([outputs * block_out, blocks * block_in])
     }
 
-    /// The structure, without widths.
+    /// The structure, without widths; that of each layer that this one is joined of.
     pub fn structure(&self) -> Structure {
-        let [blocks, rank, _] = self.right.dims();
+        let ([blocks, _, _], [_, _, rank]) = (self.right.dims(), self.left.dims());
         Structure::Monarch {
             blocks,
             rank,
@@ -167,8 +168,9 @@ impl MonarchLinear {
 
     /// Widths of input and output.
     pub fn features(&self) -> (usize, usize) {
-        let ([blocks, _, block_in], [_, block_out, _]) = (self.right.dims(), self.left.dims());
-        (blocks * block_in, blocks * block_out)
+        let ([blocks, _, block_in], [outputs, block_out, _]) =
+            (self.right.dims(), self.left.dims());
+        (blocks * block_in, outputs * block_out)
     }
 }
 

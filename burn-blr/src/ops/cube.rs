@@ -304,13 +304,9 @@ fn monarch_dims<R: CubeRuntime>(
     order: OutputOrder,
 ) -> Result<MonarchDims, KernelError> {
     let (right, left) = (right.meta.shape(), left.meta.shape());
-    MonarchDims::new(
-        right[0],
-        right[1],
-        right[0] * right[2],
-        left[0] * left[1],
-        order,
-    )
+    let (blocks, layers) = (right[0], left[0] / right[0]);
+    let (in_features, out_features) = (blocks * right[2], blocks * left[1]);
+    MonarchDims::new(blocks, left[2], in_features, out_features, order)?.layers(layers)
 }
 
 fn blast_dims<R: CubeRuntime>(
@@ -318,7 +314,8 @@ fn blast_dims<R: CubeRuntime>(
     v: &CubeTensor<R>,
 ) -> Result<BlastDims, KernelError> {
     let (u, v) = (u.meta.shape(), v.meta.shape());
-    BlastDims::new(u[0], u[2], v[0] * v[2], u[0] * u[1])
+    let (blocks, layers) = (v[0], u[0] / v[0]);
+    BlastDims::new(blocks, u[2], blocks * v[2], blocks * u[1])?.layers(layers)
 }
 
 fn binding<R: CubeRuntime>(tensor: &CubeTensor<R>) -> TensorBinding<R> {

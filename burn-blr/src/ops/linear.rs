@@ -101,6 +101,8 @@ pub fn low_rank_linear<const D: usize>(
 /// - `right`: `[b, r, in/b]`, `left`: `[b, out/b, r]` with r a multiple of b
 /// - output: `[..., out]`, its features placed by `order`
 ///
+/// Layers of one input are one: `right` behind each other along r, `left` along b, features contiguous.
+///
 /// # Panics
 ///
 /// If a tensor of the epilogue has another shape, or the last axis of `input` is not `b · in/b`.
@@ -112,11 +114,11 @@ pub fn monarch_linear<const D: usize>(
     epilogue: Epilogue<D>,
 ) -> Tensor<D> {
     let [blocks, _, block_in] = right.dims();
-    let [_, block_out, _] = left.dims();
+    let [outputs, block_out, _] = left.dims();
     over_tokens(
         input,
         blocks * block_in,
-        blocks * block_out,
+        outputs * block_out,
         epilogue,
         |input, bias, activation, merged| {
             let (right, left) = (right.into_dispatch(), left.into_dispatch());
@@ -134,6 +136,8 @@ pub fn monarch_linear<const D: usize>(
 /// - `u`: `[b, out/b, r]`, `s`: `[b (out), b (in), r]`, `v`: `[b, r, in/b]`
 /// - output: `[..., out]`
 ///
+/// Layers of one input are one: `v` and `s` behind each other along r, `u` along b. No gradients then.
+///
 /// # Panics
 ///
 /// If a tensor of the epilogue has another shape, or the last axis of `input` is not `b · in/b`.
@@ -144,12 +148,12 @@ pub fn blast_linear<const D: usize>(
     v: Tensor<3>,
     epilogue: Epilogue<D>,
 ) -> Tensor<D> {
-    let [blocks, block_out, _] = u.dims();
-    let [_, _, block_in] = v.dims();
+    let [outputs, block_out, _] = u.dims();
+    let [blocks, _, block_in] = v.dims();
     over_tokens(
         input,
         blocks * block_in,
-        blocks * block_out,
+        outputs * block_out,
         epilogue,
         |input, bias, activation, merged| {
             let (u, s, v) = (u.into_dispatch(), s.into_dispatch(), v.into_dispatch());

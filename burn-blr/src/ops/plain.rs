@@ -65,7 +65,8 @@ pub fn monarch_linear<B: Backend>(
 ) -> FloatTensor<B> {
     let blocks = right.shape()[0];
     let x = split_features::<B>(input, blocks);
-    let z = swap_parts::<B>(B::float_matmul(x, B::float_transpose(right)));
+    let y = B::float_matmul(x, B::float_transpose(right));
+    let z = swap_parts::<B>(y, left.shape()[0]);
     let out = B::float_matmul(z, B::float_transpose(left)); // [b, tokens, out/b]
     add_bias::<B>(join_ordered::<B>(out, order), bias)
 }
@@ -80,14 +81,12 @@ pub fn monarch_linear_backward<B: Backend>(
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
     let blocks = right.shape()[0];
     let x = split_features::<B>(input, blocks); // [b, tokens, in/b]
-    let grad = split_ordered::<B>(grad, blocks, order); // [b, tokens, out/b]
-    let z = swap_parts::<B>(B::float_matmul(
-        x.clone(),
-        B::float_transpose(right.clone()),
-    ));
+    let outputs = left.shape()[0];
+    let grad = split_ordered::<B>(grad, outputs, order); // [b, tokens, out/b]
+    let y = B::float_matmul(x.clone(), B::float_transpose(right.clone()));
+    let z = swap_parts::<B>(y, outputs);
     let grad_left = B::float_matmul(B::float_transpose(grad.clone()), z);
-    // The swap of parts is its own inverse.
-    let grad_y = swap_parts::<B>(B::float_matmul(grad, left)); // [b, tokens, r]
+    let grad_y = swap_parts::<B>(B::float_matmul(grad, left), blocks); // [b, tokens, r]
     let grad_right = B::float_matmul(B::float_transpose(grad_y.clone()), x);
     let grad_input = join_features::<B>(B::float_matmul(grad_y, right));
     (grad_input, grad_right, grad_left)
@@ -101,9 +100,12 @@ pub fn blast_linear<B: Backend>(
     v: FloatTensor<B>,
     bias: Bias<B>,
 ) -> FloatTensor<B> {
-    let x = split_features::<B>(input, u.shape()[0]);
+    let (blocks, outputs) = (v.shape()[0], u.shape()[0]);
+    let x = split_features::<B>(input, blocks);
     let y = B::float_matmul(x, B::float_transpose(v)); // [b (in), tokens, r]
-    let out = B::float_matmul(couple::<B>(y, s), B::float_transpose(u)); // [b (out), tokens, out/b]
+    let z = couple::<B>(y, s); // [b (out), tokens, r]
+    let z = split_layers::<B>(z, outputs / blocks);
+    let out = B::float_matmul(z, B::float_transpose(u)); // [b (out), tokens, out/b]
     add_bias::<B>(join_features::<B>(out), bias)
 }
 
@@ -182,13 +184,14 @@ fn split_ordered<B: Backend>(
     }
 }
 
-/// Part j of block i becomes part i of block j, in `[b, tokens, r]` cut in b parts along r.
-fn swap_parts<B: Backend>(tensor: FloatTensor<B>) -> FloatTensor<B> {
+/// Part j of block i becomes part i of block j, of `blocks`: from `[b, tokens, r]`, cut in as many parts
+/// along r, to as many blocks of b parts.
+fn swap_parts<B: Backend>(tensor: FloatTensor<B>, blocks: usize) -> FloatTensor<B> {
     let shape = tensor.shape();
-    let (blocks, tokens, rank) = (shape[0], shape[1], shape[2]);
-    let parts = Shape::new([blocks, tokens, blocks, rank / blocks]);
-    let swapped = B::float_permute(B::float_reshape(tensor, parts), &[2, 1, 0, 3]);
-    B::float_reshape(swapped, shape)
+    let (parts, tokens, part) = (shape[0], shape[1], shape[2] / blocks);
+    let cut = Shape::new([parts, tokens, blocks, part]);
+    let swapped = B::float_permute(B::float_reshape(tensor, cut), &[2, 1, 0, 3]);
+    B::float_reshape(swapped, Shape::new([blocks, tokens, parts * part]))
 }
 
 /// `Z_j = Σ_i S_ji ∘ Y_i` for `y [b (in), tokens, r]`.
@@ -204,6 +207,18 @@ fn couple<B: Backend>(y: FloatTensor<B>, s: FloatTensor<B>) -> FloatTensor<B> {
     let s = B::float_reshape(s, Shape::new([rows, columns, 1, rank]));
     let summed = B::float_sum_dim(B::float_mul(s, y), 1); // [b (out), 1, tokens, r]
     B::float_reshape(summed, Shape::new([rows, tokens, rank]))
+}
+
+/// `[b, tokens, r]` with the ranks of `layers` layers to the blocks of one after those of another.
+fn split_layers<B: Backend>(tensor: FloatTensor<B>, layers: usize) -> FloatTensor<B> {
+    if layers == 1 {
+        return tensor;
+    }
+    let shape = tensor.shape();
+    let (blocks, tokens, rank) = (shape[0], shape[1], shape[2] / layers);
+    let cut = Shape::new([blocks, tokens, layers, rank]);
+    let split = B::float_permute(B::float_reshape(tensor, cut), &[2, 0, 1, 3]);
+    B::float_reshape(split, Shape::new([layers * blocks, tokens, rank]))
 }
 
 /// `[a, b, c]` to `[c, b, a]`, which makes the mix of BLAST one batched product over r.

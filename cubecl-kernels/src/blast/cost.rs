@@ -8,9 +8,10 @@ use crate::product::product_flops;
 ///
 /// A multiply-add counts as two.
 pub fn forward_flops(dims: &BlastDims, tokens: usize) -> u64 {
-    product_flops(dims.blocks(), tokens, dims.rank(), dims.block_in())
-        + couple_flops(dims.blocks(), tokens, dims.rank())
-        + product_flops(dims.blocks(), tokens, dims.block_out(), dims.rank())
+    let outputs = dims.count() * dims.blocks();
+    product_flops(dims.blocks(), tokens, dims.ranks(), dims.block_in())
+        + couple_flops(dims.blocks(), tokens, dims.ranks())
+        + product_flops(outputs, tokens, dims.block_out(), dims.rank())
 }
 
 /// Bytes that a forward pass has to move: input, factors and output once each.

@@ -7,9 +7,9 @@ use crate::context::{Context, held_tokens, runs, tokens_of};
 use crate::couple::{PlannedCouple, PlannedCoupleGradient};
 use crate::coupled_product::{CoupledOperands, PlannedCoupledProduct};
 use crate::epilogue::Epilogue;
-use crate::error::KernelError;
+use crate::error::{KernelError, Requirement};
 use crate::format::BlastDims;
-use crate::operand::{along, rows};
+use crate::operand::{along, part};
 use crate::product::{PlannedProduct, ProductOperands};
 use crate::strategy::Strategy;
 use crate::zero::fill_zero;
@@ -65,7 +65,7 @@ pub struct BlastBackward<R: Runtime> {
 ///
 /// Sums in `f32`; `Z` is stored in `dtype`, as is `Y` on the way unless tokens are few. Launches the
 /// product with its coupling, or one after the other, and the product after it; nothing for zero
-/// tokens.
+/// tokens. Several [layers](BlastDims::layers) share all but the last, and their outputs lie side by side.
 ///
 /// # Errors
 ///
@@ -102,36 +102,50 @@ pub fn forward<R: Runtime>(
         return Ok(());
     }
 
-    let bytes = context.element_bytes;
     let plan = |run: (usize, usize)| {
         let coupled = along(&coupled, 1, run.1);
-        let (input, output) = (rows(&input, run, bytes), rows(&output, run, bytes));
-        let epilogue = epilogue.rows(run, bytes);
+        let input = part(&context, &input, 0, run)?;
+        let output = part(&context, &output, 0, run)?;
+        let epilogue = epilogue.rows(&context, run)?;
         // `Y`, where it is stored at all, lies where its couplings will.
         let product = problem::inner(dims, run.1, &input, &v, &coupled);
         let couple = problem::coupled(dims, run.1, &s, &coupled, &coupled);
         let first = PlannedCoupledProduct::new(&context, product, couple)?;
-        let second = problem::output(dims, run.1, &coupled, &u, &epilogue, &output);
-        let second = PlannedProduct::new(&context, second)?;
         let of_first = CoupledOperands {
             lhs: input,
             rhs: v.clone(),
             coupling: s.clone(),
             out: coupled.clone(),
         };
-        let of_second = ProductOperands {
-            lhs: coupled,
-            rhs: u.clone(),
-            bias: epilogue.bias,
-            merged: epilogue.merged.map(|(_, merged)| merged),
-            out: output,
+        let out_features = dims.out_features() / dims.count();
+        let second = |layer: usize| {
+            let features = (layer * out_features, out_features);
+            let ranks = (layer * dims.rank(), dims.rank());
+            let coupled = part(&context, &coupled, 2, ranks)?;
+            let blocks = (layer * dims.blocks(), dims.blocks());
+            let u = part(&context, &u, 0, blocks)?;
+            let output = part(&context, &output, 1, features)?;
+            let epilogue = epilogue.features(&context, features)?;
+            let problem = problem::output(dims, run.1, &coupled, &u, &epilogue, &output);
+            let planned = PlannedProduct::new(&context, problem)?;
+            let operands = ProductOperands {
+                lhs: coupled,
+                rhs: u,
+                bias: epilogue.bias,
+                merged: epilogue.merged.map(|(_, merged)| merged),
+                out: output,
+            };
+            Ok((planned, operands))
         };
-        Ok((first, of_first, second, of_second))
+        let seconds: Result<Vec<_>, KernelError> = (0..dims.count()).map(second).collect();
+        Ok((first, of_first, seconds?))
     };
     let planned: Result<Vec<_>, KernelError> = runs(tokens, held).map(plan).collect();
-    for (first, of_first, second, of_second) in planned? {
+    for (first, of_first, seconds) in planned? {
         first.launch(&context, of_first);
-        second.launch(&context, of_second);
+        for (second, of_second) in seconds {
+            second.launch(&context, of_second);
+        }
     }
     Ok(())
 }
@@ -146,7 +160,7 @@ pub fn forward<R: Runtime>(
 ///
 /// # Errors
 ///
-/// As [`forward`].
+/// As [`forward`]; [`KernelError::InvalidConfig`] for several layers.
 pub fn backward<R: Runtime>(
     client: &ComputeClient<R>,
     operands: BlastBackward<R>,
@@ -173,6 +187,13 @@ pub fn backward<R: Runtime>(
         grad_v,
         ..
     } = operands;
+    if dims.count() > 1 {
+        return Err(KernelError::InvalidConfig {
+            what: "layers of a backward pass",
+            actual: dims.count(),
+            required: Requirement::AtMost(1),
+        });
+    }
     context.input("grad_output", &grad_output, &[tokens, dims.out_features()])?;
     context.input("input", &input, &[tokens, dims.in_features()])?;
     context.input("u", &u, &dims.u_shape())?;

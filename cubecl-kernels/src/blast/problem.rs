@@ -45,7 +45,7 @@ pub(super) fn inner<R: Runtime>(
         View::blocks(v).transposed(),
         View::blocks(inner),
     ];
-    over_tokens(dims, tokens, dims.rank(), dims.block_in(), views)
+    over_tokens(dims, tokens, dims.ranks(), dims.block_in(), views)
 }
 
 /// `Z_j = Σ_i S_ji ∘ Y_i`.
@@ -59,14 +59,14 @@ pub(super) fn coupled<R: Runtime>(
     CoupleProblem {
         blocks: dims.blocks(),
         tokens,
-        rank: dims.rank(),
+        rank: dims.ranks(),
         coupling: View::blocks(s),
         source: View::blocks(inner),
         out: View::blocks(coupled),
     }
 }
 
-/// `out_j = Z_j U_jᵀ + bias_j`.
+/// `out_j = Z_j U_jᵀ + bias_j`, of one layer.
 pub(super) fn output<R: Runtime>(
     dims: &BlastDims,
     tokens: usize,

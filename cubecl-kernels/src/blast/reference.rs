@@ -1,4 +1,4 @@
-//! The formulas in plain `f64`, for tests. Everything is row-major and contiguous.
+//! The formulas in plain `f64`, for tests, of one layer. Everything is row-major and contiguous.
 
 use crate::format::BlastDims;
 

@@ -7,7 +7,7 @@ use super::problem::ProductProblem;
 use crate::context::{Context, runs};
 use crate::epilogue::Epilogue;
 use crate::error::KernelError;
-use crate::operand::{along, axis_size, rows};
+use crate::operand::{along, axis_size, part};
 
 /// The checked tensors of both products.
 #[derive(Clone)]
@@ -40,7 +40,7 @@ impl<R: Runtime> ProductPair<R> {
         problems: impl Fn(&Self, usize) -> [ProductProblem; 2],
     ) -> Result<(), KernelError> {
         let plan = |run: (usize, usize)| {
-            let pair = self.run(run, context.element_bytes);
+            let pair = self.run(context, run)?;
             let [first, second] = problems(&pair, run.1);
             let first = PlannedProduct::new(context, first)?;
             let second = PlannedProduct::new(context, second)?;
@@ -57,14 +57,14 @@ impl<R: Runtime> ProductPair<R> {
     }
 
     /// The tensors of a run of the tokens.
-    fn run(&self, run: (usize, usize), bytes: usize) -> Self {
-        Self {
-            input: rows(&self.input, run, bytes),
-            epilogue: self.epilogue.rows(run, bytes),
+    fn run(&self, context: &Context<'_, R>, run: (usize, usize)) -> Result<Self, KernelError> {
+        Ok(Self {
+            input: part(context, &self.input, 0, run)?,
+            epilogue: self.epilogue.rows(context, run)?,
             scratch: along(&self.scratch, self.token_axis, run.1),
-            output: rows(&self.output, run, bytes),
+            output: part(context, &self.output, 0, run)?,
             ..self.clone()
-        }
+        })
     }
 
     fn operands(self) -> [ProductOperands<R>; 2] {

@@ -47,6 +47,18 @@ impl QueryKeyValue {
     }
 }
 
+impl QueryKeyValue {
+    /// Joins separate layers, where that [can be done](BlrLinear::join).
+    pub(crate) fn join(&mut self) {
+        if matches!(self, Self::Joined(_)) {
+            return;
+        }
+        if let Some(joined) = BlrLinear::join(&self.layers()) {
+            *self = Self::Joined(joined);
+        }
+    }
+}
+
 /// A layer for each of query, key and value.
 #[derive(Module, Debug)]
 pub struct SeparateQueryKeyValue {

@@ -177,12 +177,12 @@ impl Network {
                 Self::Language(Gpt2::init(&config, plan, device, dtype)?.into())
             }
             Family::Llama1b => {
-                let config = LlamaConfig::llama_3_2_1b();
-                Self::Language(Llama::init(&config, plan, device, dtype)?.into())
+                let model = Llama::init(&LlamaConfig::llama_3_2_1b(), plan, device, dtype)?;
+                Self::Language(AnyLanguageModel::from(model).for_inference())
             }
             Family::Llama7b => {
-                let config = LlamaConfig::llama_7b();
-                Self::Language(Llama::init(&config, plan, device, dtype)?.into())
+                let model = Llama::init(&LlamaConfig::llama_7b(), plan, device, dtype)?;
+                Self::Language(AnyLanguageModel::from(model).for_inference())
             }
             Family::DitXl => {
                 let config = DitConfig::dit_xl_2();
