@@ -18,7 +18,7 @@ def of_key(store, key):
 
 
 def table(task, store):
-    """A row for each kept share and method, the best of a share in bold."""
+    """A row for each kept share and method, the best of several of a share in bold."""
     ways = [way for way in WAYS if any(values(task, store, keep, method, way) for keep in SHOWN_KEEPS for method in METHODS)]
     dense = of_key(store, f"{task.name}-dense")
     text = f"## {task.title}\n\n{'Dense: ' + task.cell(dense) + '. ' if dense else ''}Numbers are the {task.measure}. {task.budget}\n\n"
@@ -26,7 +26,8 @@ def table(task, store):
     text += f"| keep | method | {' | '.join(heads)} |\n|---:|---|{'---:|' * len(heads)}\n"
     for keep in SHOWN_KEEPS:
         numbers = {(method, way): values(task, store, keep, method, way) for method in METHODS for way in ways}
-        best = {way: min((numbers[method, way][task.ranks] for method in METHODS if numbers[method, way]), default=None) for way in ways}
+        there = {way: [numbers[method, way][task.ranks] for method in METHODS if numbers[method, way]] for way in ways}
+        best = {way: min(found) if len(found) > 1 else None for way, found in there.items()}
         errors = {method: store.value(f"{stem(task.name, keep, method)}-error") for method in METHODS}
         least = min((error["error"] for error in errors.values() if error), default=None)
         for method in METHODS:

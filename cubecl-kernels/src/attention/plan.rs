@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::problem::{AttentionProblem, Visible};
 use crate::context::Context;
-use crate::device::{check_cube, mma_element};
+use crate::device::{check_cube, mma_element, processors};
 use crate::error::{KernelError, Missing};
 use crate::mma::panel::Panel;
 use crate::product::Along;
@@ -33,9 +33,7 @@ const MAX_SPLITS: usize = 16;
 /// Cubes that divide the keys of each of `heads` heads, for a single query: enough for every
 /// multiprocessor to have two.
 pub(crate) fn splits<R: Runtime>(client: &ComputeClient<R>, heads: usize, keys: usize) -> usize {
-    let processors = client.properties().hardware.num_streaming_multiprocessors;
-    let wanted = 2 * processors.unwrap_or(1) as usize;
-    let by_device = wanted.div_ceil(heads.max(1));
+    let by_device = (2 * processors(client)).div_ceil(heads.max(1));
     by_device
         .min(keys.div_ceil(SHARED_KEYS))
         .clamp(1, MAX_SPLITS)
