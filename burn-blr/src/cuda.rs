@@ -47,6 +47,21 @@ pub fn first_device() -> Option<Device> {
     None
 }
 
+/// Whether NVIDIA's library for collective operations, NCCL, is found; false where the feature `cuda` is
+/// not compiled in.
+///
+/// Burn averages gradients with it. Where it is missing, CubeCL's thread for the device panics and whoever
+/// waits for it does so forever, so programs ask here first. It is looked for as `libnccl.so`, while its
+/// packages often have `libnccl.so.2` alone.
+pub fn has_nccl() -> bool {
+    // SAFETY: this only tries to load a shared library of NVIDIA's by name, which the CUDA backend does
+    // as well on the first collective operation.
+    #[cfg(feature = "cuda")]
+    return unsafe { cudarc::nccl::sys::is_culib_present() };
+    #[cfg(not(feature = "cuda"))]
+    false
+}
+
 /// Name of CUDA device `index`, such as `NVIDIA H100 80GB HBM3`, where it answers.
 pub fn device_name(index: usize) -> Option<String> {
     if index >= device_count() {

@@ -16,7 +16,7 @@ use training::{
 };
 
 use super::eval;
-use crate::arguments::{Common, Dtype, ExchangeChoice, TrainingArguments};
+use crate::arguments::{Common, Dtype, TrainingArguments};
 use crate::device::ChosenDevice;
 use crate::error::CommandError;
 use crate::output;
@@ -52,15 +52,6 @@ pub fn options(
     let share = arguments.valid_share;
     if arguments.valid.is_none() && !(share > 0.0 && share < 1.0) {
         return Err(flag("valid-share", share, "a share between 0 and 1"));
-    }
-    let several = arguments.devices > 1;
-    let collective = arguments.exchange == ExchangeChoice::AllReduce;
-    if several && collective && chosen.cuda_index.is_none() {
-        return Err(flag(
-            "exchange",
-            "all-reduce",
-            "main: the CPU has no collective operations",
-        ));
     }
     Ok(TrainOptions {
         steps: arguments.steps,

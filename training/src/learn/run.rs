@@ -13,6 +13,7 @@ use burn::train::{
     ExecutionStrategy, InferenceStep, Interrupter, ItemLazy, Learner, MultiDeviceOptim,
     SupervisedTraining,
 };
+use burn_blr::{cuda, graph};
 use models::{
     AnyModel, BlrLayer, BlrSection, Checkpoint, Family, ModelError, Plan, StoredParameters,
     linear_layers_of,
@@ -216,6 +217,20 @@ fn check(request: &TrainRequest<'_>) -> Result<(), TrainingError> {
                 size,
                 "a number of at least 0",
             ));
+        }
+    }
+    if options.devices > 1 && options.exchange == Exchange::AllReduce {
+        let missing = if !request.devices.iter().all(graph::captures) {
+            Some("main: only CUDA devices have collective operations")
+        } else if !cuda::has_nccl() {
+            Some(
+                "main, or NCCL as libnccl.so in a folder of LD_LIBRARY_PATH; a link to libnccl.so.2 will do",
+            )
+        } else {
+            None
+        };
+        if let Some(expected) = missing {
+            return Err(TrainingError::option("exchange", "all-reduce", expected));
         }
     }
     if request.devices.len() != options.devices {
