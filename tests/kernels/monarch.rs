@@ -352,6 +352,14 @@ fn layers_of_one_input_match_reference<R: Runtime>(client: &ComputeClient<R>) {
             check_backward(client, setting, dims, 17);
         }
     }
+    for setting in Setting::fused() {
+        for (sizes, layers) in [((4, 64, 128, 256), 3), ((8, 256, 384, 640), 2)] {
+            let dims = dims(sizes, OutputOrder::Contiguous).layers(layers).unwrap();
+            for tokens in [1, 77, 129] {
+                check_forward(client, setting, dims, tokens, tokens == 77);
+            }
+        }
+    }
     let interleaved = dims((4, 24, 48, 32), OutputOrder::Interleaved);
     assert!(interleaved.layers(2).is_err() && interleaved.layers(0).is_err());
     assert_eq!(interleaved.layers(1), Ok(interleaved));
