@@ -45,15 +45,12 @@ impl QueryKeyValue {
             Self::Separate(layers) => vec![&layers.query, &layers.key, &layers.value],
         }
     }
-}
 
-impl QueryKeyValue {
     /// Joins separate layers, where that [can be done](BlrLinear::join).
     pub(crate) fn join(&mut self) {
-        if matches!(self, Self::Joined(_)) {
-            return;
-        }
-        if let Some(joined) = BlrLinear::join(&self.layers()) {
+        if let Self::Separate(_) = self
+            && let Some(joined) = BlrLinear::join(&self.layers())
+        {
             *self = Self::Joined(joined);
         }
     }
