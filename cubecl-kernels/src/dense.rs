@@ -7,8 +7,10 @@ use cubecl::prelude::*;
 use crate::context::{Context, tokens_of};
 use crate::epilogue::Epilogue;
 use crate::error::KernelError;
-use crate::operand::{View, axis_size};
-use crate::product::{BiasView, PlannedProduct, ProductOperands, ProductProblem, TokenAxis};
+use crate::operand::{View, axis_size, part};
+use crate::product::{
+    BiasView, PlannedGated, PlannedProduct, ProductOperands, ProductProblem, TokenAxis,
+};
 use crate::strategy::Strategy;
 
 /// Tensors of a forward pass. All may have any strides.
@@ -26,7 +28,8 @@ pub struct DenseForward<R: Runtime> {
 
 /// Computes `output = f(input · weight)`, with `f` the epilogue.
 ///
-/// Sums in `f32`. Launches one product, none for zero tokens.
+/// Sums in `f32`. Launches one product, none for zero tokens. Where the weights of two layers lie side by
+/// side and one [gates](Epilogue::gated) the other, one product for few tokens, else two.
 ///
 /// # Errors
 ///
@@ -50,36 +53,51 @@ pub fn forward<R: Runtime>(
     let (in_features, out_features) = (axis_size(&weight, 0), axis_size(&weight, 1));
     context.input("input", &input, &[tokens, in_features])?;
     context.input("weight", &weight, &[in_features, out_features])?;
-    epilogue.check(&mut context, tokens, out_features)?;
-    context.output("output", &output, &[tokens, out_features])?;
+    let layers = if epilogue.gated { 2 } else { 1 };
+    let written = epilogue.check(&mut context, tokens, (layers, out_features))?;
+    context.output("output", &output, &[tokens, written])?;
     if tokens * out_features == 0 {
         return Ok(());
     }
-    let problem = ProductProblem {
-        batches: 1,
-        rows: tokens,
-        columns: out_features,
-        depth: in_features,
-        tokens: TokenAxis::Rows,
-        lhs: View::matrix(&input),
-        rhs: View::matrix(&weight),
-        out: View::matrix(&output),
-        split: None,
-        bias: epilogue.bias.as_ref().map(|bias| BiasView {
-            batch: 0,
-            column: bias.strides[0],
-        }),
-        merged: epilogue.merged_view(View::matrix, View::matrix(&output)),
-        finish: epilogue.finish(),
+    let product = |weight, epilogue: Epilogue<R>| {
+        let problem = ProductProblem {
+            batches: 1,
+            rows: tokens,
+            columns: written,
+            depth: in_features,
+            tokens: TokenAxis::Rows,
+            lhs: View::matrix(&input),
+            rhs: View::matrix(&weight),
+            out: View::matrix(&output),
+            split: None,
+            bias: epilogue.bias.as_ref().map(|bias| BiasView {
+                batch: 0,
+                column: bias.strides[0],
+            }),
+            merged: epilogue.merged_view(View::matrix, View::matrix(&output)),
+            finish: epilogue.finish(),
+        };
+        let operands = ProductOperands {
+            lhs: input.clone(),
+            rhs: weight,
+            bias: epilogue.bias,
+            merged: epilogue.merged.map(|(_, merged)| merged),
+            out: output.clone(),
+        };
+        (problem, operands)
     };
-    let planned = PlannedProduct::new(&context, problem)?;
-    let operands = ProductOperands {
-        lhs: input,
-        rhs: weight,
-        bias: epilogue.bias,
-        merged: epilogue.merged.map(|(_, merged)| merged),
-        out: output,
+    if !epilogue.gated {
+        let (problem, operands) = product(weight, epilogue);
+        PlannedProduct::new(&context, problem)?.launch(&context, operands);
+        return Ok(());
+    }
+    let of_layer = |layer: usize| {
+        let features = (layer * written, written);
+        let weight = part(&context, &weight, 1, features)?;
+        Ok::<_, KernelError>(product(weight, epilogue.bias_of(&context, features)?))
     };
-    planned.launch(&context, operands);
+    let [(gate, of_gate), (other, of_other)] = [of_layer(0)?, of_layer(1)?];
+    let planned = PlannedGated::new(&context, epilogue.activation, [gate, other])?;
+    planned.launch(&context, [of_gate, of_other]);
     Ok(())
 }

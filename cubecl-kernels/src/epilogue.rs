@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use crate::activation::Activation;
 use crate::context::Context;
-use crate::error::KernelError;
+use crate::error::{KernelError, Requirement};
 use crate::operand::{View, part};
 
 /// How outputs meet another tensor of their shape.
@@ -26,6 +26,9 @@ pub struct Epilogue<R: Runtime> {
     pub activation: Activation,
     /// Multiplied with each output or added to it, `[tokens, out]`. May be the memory of the output.
     pub merged: Option<(Merge, TensorBinding<R>)>,
+    /// Of two layers that are multiplied with one input, `f(first) · second`: half as many outputs, of
+    /// which the activation is applied to those of the first layer alone. Nothing else can be merged.
+    pub gated: bool,
 }
 
 /// Nothing.
@@ -35,29 +38,53 @@ impl<R: Runtime> Default for Epilogue<R> {
             bias: None,
             activation: Activation::None,
             merged: None,
+            gated: false,
         }
     }
 }
 
 impl<R: Runtime> Epilogue<R> {
-    /// Checks the tensors for an output `[tokens, out_features]`.
+    /// Checks the tensors for `layers` with `out_features` together, and says how many features the
+    /// output has.
     ///
     /// # Errors
     ///
-    /// As [`Context::input`].
+    /// As [`Context::input`]; [`KernelError::InvalidConfig`] for a gate of other than two layers, or
+    /// with something to be merged.
     pub(crate) fn check(
         &self,
         context: &mut Context<'_, R>,
         tokens: usize,
-        out_features: usize,
-    ) -> Result<(), KernelError> {
+        (layers, out_features): (usize, usize),
+    ) -> Result<usize, KernelError> {
         if let Some(bias) = &self.bias {
             context.input("bias", bias, &[out_features])?;
         }
         if let Some((_, merged)) = &self.merged {
             context.input("merged", merged, &[tokens, out_features])?;
         }
-        Ok(())
+        if !self.gated {
+            return Ok(out_features);
+        }
+        let wrong = |what, actual, required| KernelError::InvalidConfig {
+            what,
+            actual,
+            required,
+        };
+        if layers != 2 {
+            let what = "the number of layers of a gated product";
+            return Err(wrong(what, layers, Requirement::Exactly(2)));
+        }
+        if self.merged.is_some() {
+            let what = "the number of tensors merged with a gated product";
+            return Err(wrong(what, 1, Requirement::Exactly(0)));
+        }
+        if !out_features.is_multiple_of(2) {
+            let (name, value) = ("layers", 2);
+            let required = Requirement::MultipleOf { name, value };
+            return Err(wrong("out_features", out_features, required));
+        }
+        Ok(out_features / 2)
     }
 
     /// What is done to a run of the tokens.
@@ -86,11 +113,27 @@ impl<R: Runtime> Epilogue<R> {
         context: &Context<'_, R>,
         run: (usize, usize),
     ) -> Result<Self, KernelError> {
+        Ok(Self {
+            merged: self.merged_part(context, 1, run)?,
+            activation: self.activation,
+            ..self.bias_of(context, run)?
+        })
+    }
+
+    /// Nothing but the bias of a run of the features.
+    ///
+    /// # Errors
+    ///
+    /// As [`Epilogue::rows`].
+    pub(crate) fn bias_of(
+        &self,
+        context: &Context<'_, R>,
+        run: (usize, usize),
+    ) -> Result<Self, KernelError> {
         let bias = self.bias.as_ref();
         Ok(Self {
             bias: bias.map(|bias| part(context, bias, 0, run)).transpose()?,
-            merged: self.merged_part(context, 1, run)?,
-            ..self.clone()
+            ..Self::default()
         })
     }
 

@@ -68,6 +68,11 @@ pub enum Requirement {
         /// The limit.
         usize,
     ),
+    /// One value.
+    Exactly(
+        /// The value.
+        usize,
+    ),
 }
 
 impl fmt::Display for Requirement {
@@ -77,6 +82,7 @@ impl fmt::Display for Requirement {
             Requirement::MultipleOf { name, value } => write!(f, "a multiple of {name} ({value})"),
             Requirement::AtLeast(limit) => write!(f, "at least {limit}"),
             Requirement::AtMost(limit) => write!(f, "at most {limit}"),
+            Requirement::Exactly(value) => write!(f, "{value}"),
         }
     }
 }

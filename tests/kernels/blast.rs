@@ -21,6 +21,7 @@ on_every_device! {
     forward_matches_reference_with_little_scratch
     forward_matches_reference_with_the_coupling_in_the_product
     layers_of_one_input_match_reference
+    a_layer_gates_another
     backward_matches_reference_when_sizes_share_no_factor_with_a_tile
     backward_matches_reference_when_sizes_fill_tiles
     backward_matches_reference_for_strided_tensors
@@ -106,7 +107,7 @@ fn check_forward<R: Runtime>(
         &data.s.values,
         &data.v.values,
     );
-    let expected = setting.expected(reference::forward(&dims, tokens, x, u, s, v, bias));
+    let expected = setting.expected(tokens, reference::forward(&dims, tokens, x, u, s, v, bias));
     let z = data.inner(&dims, dtype).coupled(&data.s, dtype);
     let composed = z
         .product(&data.u.transposed(), dtype)
@@ -117,7 +118,7 @@ fn check_forward<R: Runtime>(
         &what,
         &output.read(client),
         &expected,
-        &setting.composed(composed.values),
+        &setting.composed(tokens, composed.values),
         FORWARD,
     );
     coupled.read(client);
@@ -355,22 +356,33 @@ fn check_layers<R: Runtime>(
     assert_close(
         &format!("{setting:?} {all:?} tokens {tokens}"),
         &output.read(client),
-        &setting.expected(expected),
-        &setting.composed(composed),
+        &setting.expected(tokens, expected),
+        &setting.composed(tokens, composed),
         FORWARD,
     );
 }
 
 fn layers_of_one_input_match_reference<R: Runtime>(client: &ComputeClient<R>) {
+    let sizes = [((4, 64, 128, 256), 3), ((16, 48, 256, 640), 3)];
     let settings = Setting::all().into_iter().chain(Setting::tensor_cores());
     for setting in settings.chain(Setting::hopper()).chain(Setting::fused()) {
-        for sizes in [
-            ((3, 16, 57, 48), 2),
-            ((4, 64, 128, 256), 3),
-            ((16, 48, 256, 640), 3),
-        ] {
+        for sizes in sizes {
             for tokens in [1, 16, 67] {
                 check_layers(client, setting, sizes, tokens);
+            }
+        }
+    }
+    // What tensor cores do not take.
+    for setting in Setting::all() {
+        check_layers(client, setting, ((3, 16, 57, 48), 2), 5);
+    }
+}
+
+fn a_layer_gates_another<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::gated() {
+        for sizes in [(4, 64, 128, 256), (16, 48, 256, 640)] {
+            for tokens in [1, 16, 67] {
+                check_layers(client, setting, (sizes, 2), tokens);
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::setting::Setting;
 on_every_device! {
     forward_matches_reference_with_weights_along_inputs_and_along_outputs
     forward_applies_the_epilogue
+    a_layer_gates_another
 }
 
 fn check<R: Runtime>(
@@ -53,8 +54,8 @@ fn check<R: Runtime>(
     assert_close(
         &format!("{setting:?} {tokens} x {inputs} x {outputs}, bias {with_bias}"),
         &output.read(client),
-        &setting.expected(expected),
-        &setting.composed(composed.values),
+        &setting.expected(tokens, expected),
+        &setting.composed(tokens, composed.values),
         FORWARD,
     );
 }
@@ -89,5 +90,19 @@ fn forward_matches_reference_with_weights_along_inputs_and_along_outputs<R: Runt
 fn forward_applies_the_epilogue<R: Runtime>(client: &ComputeClient<R>) {
     for setting in Setting::finished() {
         check(client, setting, [40, 64, 64], true);
+    }
+}
+
+fn a_layer_gates_another<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::gated() {
+        for tokens in [1, 16, 67] {
+            let read = Layout::Transposed;
+            check(
+                client,
+                Setting { read, ..setting },
+                [tokens, 64, 256],
+                tokens == 16,
+            );
+        }
     }
 }

@@ -84,7 +84,7 @@ fn check_forward<R: Runtime>(
     }
     let bias = with_bias.then_some(data.bias.values.as_slice());
     let (x, u, v) = (&data.input.values, &data.u.values, &data.v.values);
-    let expected = setting.expected(reference::forward(&dims, tokens, x, u, v, bias));
+    let expected = setting.expected(tokens, reference::forward(&dims, tokens, x, u, v, bias));
     let composed = data
         .input
         .product(&data.v.transposed(), dtype)
@@ -95,7 +95,7 @@ fn check_forward<R: Runtime>(
         &what,
         &output.read(client),
         &expected,
-        &setting.composed(composed.values),
+        &setting.composed(tokens, composed.values),
         FORWARD,
     );
     inner.read(client);

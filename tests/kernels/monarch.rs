@@ -21,6 +21,7 @@ on_every_device! {
     forward_matches_reference_with_little_scratch
     forward_matches_reference_in_one_kernel
     layers_of_one_input_match_reference
+    a_layer_gates_another
     backward_matches_reference_when_sizes_share_no_factor_with_a_tile
     backward_matches_reference_when_sizes_fill_tiles
     backward_matches_reference_for_strided_tensors
@@ -105,12 +106,15 @@ fn check_forward<R: Runtime>(
         return;
     }
     if !matches!(setting.strategy, Strategy::Auto | Strategy::Tuned) {
-        let apart = setting.strategy != Strategy::Fused && tokens > 0;
+        let apart = (setting.strategy != Strategy::Fused || setting.gated) && tokens > 0;
         assert_eq!(asked, apart, "scratch for {setting:?}");
     }
     let bias = with_bias.then_some(data.bias.values.as_slice());
     let (x, right, left) = (&data.input.values, &data.right.values, &data.left.values);
-    let expected = setting.expected(reference::forward(&dims, tokens, x, right, left, bias));
+    let expected = setting.expected(
+        tokens,
+        reference::forward(&dims, tokens, x, right, left, bias),
+    );
     let blocks = data
         .inner(&dims, dtype)
         .product(&data.left.transposed(), dtype);
@@ -124,7 +128,7 @@ fn check_forward<R: Runtime>(
         &what,
         &output.read(client),
         &expected,
-        &setting.composed(composed.values),
+        &setting.composed(tokens, composed.values),
         FORWARD,
     );
     inner.read(client);
@@ -329,32 +333,36 @@ fn forward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<
     }
 }
 
-/// Weights that share an input; with one block they are low-rank.
-fn several_layers() -> Vec<MonarchDims> {
-    let sizes = [
-        ((3, 15, 57, 39), 2),
-        ((4, 64, 128, 256), 3),
-        ((1, 24, 48, 40), 3),
-        ((8, 128, 384, 640), 2),
-    ];
-    sizes
-        .map(|(sizes, layers)| dims(sizes, OutputOrder::Contiguous).layers(layers).unwrap())
-        .to_vec()
-}
-
 fn layers_of_one_input_match_reference<R: Runtime>(client: &ComputeClient<R>) {
+    let several = |sizes, layers| {
+        let dims = dims(sizes, OutputOrder::Contiguous);
+        dims.layers(layers).unwrap()
+    };
     let settings = Setting::all().into_iter().chain(Setting::tensor_cores());
     for setting in settings.chain(Setting::hopper()) {
-        for dims in several_layers() {
+        // With one block they are low-rank.
+        for dims in [
+            several((4, 64, 128, 256), 3),
+            several((1, 24, 48, 40), 3),
+            several((8, 128, 384, 640), 2),
+        ] {
             for tokens in [1, 16, 67] {
                 check_forward(client, setting, dims, tokens, tokens == 16);
             }
             check_backward(client, setting, dims, 17);
         }
     }
+    // What tensor cores do not take.
+    for setting in Setting::all() {
+        let dims = several((3, 15, 57, 39), 2);
+        check_forward(client, setting, dims, 5, true);
+        check_backward(client, setting, dims, 17);
+    }
     for setting in Setting::fused() {
-        for (sizes, layers) in [((4, 64, 128, 256), 3), ((8, 256, 384, 640), 2)] {
-            let dims = dims(sizes, OutputOrder::Contiguous).layers(layers).unwrap();
+        for dims in [
+            several((4, 64, 128, 256), 3),
+            several((8, 256, 384, 640), 2),
+        ] {
             for tokens in [1, 77, 129] {
                 check_forward(client, setting, dims, tokens, tokens == 77);
             }
@@ -363,6 +371,17 @@ fn layers_of_one_input_match_reference<R: Runtime>(client: &ComputeClient<R>) {
     let interleaved = dims((4, 24, 48, 32), OutputOrder::Interleaved);
     assert!(interleaved.layers(2).is_err() && interleaved.layers(0).is_err());
     assert_eq!(interleaved.layers(1), Ok(interleaved));
+}
+
+fn a_layer_gates_another<R: Runtime>(client: &ComputeClient<R>) {
+    for setting in Setting::gated() {
+        for sizes in [(4, 64, 128, 256), (1, 32, 64, 128), (8, 128, 384, 640)] {
+            let dims = dims(sizes, OutputOrder::Contiguous).layers(2).unwrap();
+            for tokens in [1, 16, 67] {
+                check_forward(client, setting, dims, tokens, tokens == 16);
+            }
+        }
+    }
 }
 
 fn forward_applies_the_epilogue<R: Runtime>(client: &ComputeClient<R>) {

@@ -28,6 +28,8 @@ pub struct Setting {
     pub written: Layout,
     pub activation: Activation,
     pub merge: Option<(Merge, Other)>,
+    /// Whether the outputs of the first of two layers gate those of the second.
+    pub gated: bool,
     /// Most tokens that the scratch of a forward pass has room for.
     pub room: usize,
 }
@@ -42,6 +44,7 @@ impl Setting {
             written: Layout::Contiguous,
             activation: Activation::None,
             merge: None,
+            gated: false,
             room: usize::MAX,
         }
     }
@@ -117,13 +120,39 @@ impl Setting {
         finishes.into_iter().flat_map(every).collect()
     }
 
-    /// An output `[tokens, out]`, and the epilogue of a product into it.
+    /// Two layers, one of which gates the other, with every strategy, and with room for fewer tokens.
+    pub fn gated() -> Vec<Self> {
+        let settings = [
+            Self::plain(Dtype::F32, Strategy::Naive),
+            Self::plain(Dtype::F32, Strategy::Auto),
+            Self::plain(Dtype::F16, Strategy::TensorCores),
+            Self::plain(Dtype::Bf16, Strategy::Auto),
+            Self::plain(Dtype::Bf16, Strategy::Hopper),
+            Self::plain(Dtype::Bf16, Strategy::Fused),
+        ];
+        let gated = |setting| Self {
+            activation: Activation::Silu,
+            gated: true,
+            ..setting
+        };
+        let little = |setting| Self {
+            room: 24,
+            ..setting
+        };
+        let gated = settings.map(gated).into_iter();
+        gated
+            .flat_map(|setting| [setting, little(setting)])
+            .collect()
+    }
+
+    /// An output `[tokens, out]` for products of `[tokens, columns]`, and the epilogue of one into it.
     pub fn finish<R: Runtime>(
         &self,
         client: &ComputeClient<R>,
-        shape: [usize; 2],
+        [tokens, columns]: [usize; 2],
         bias: Option<&[f64]>,
     ) -> (DeviceTensor<R>, Epilogue<R>) {
+        let shape = [tokens, if self.gated { columns / 2 } else { columns }];
         let other = self.other(shape[0] * shape[1]);
         let output = match self.merge {
             Some((_, Other::InOutput)) => {
@@ -139,9 +168,10 @@ impl Setting {
             (merge, binding)
         });
         let epilogue = Epilogue {
-            bias: bias.map(|bias| self.input(client, &shape[1..], bias)),
+            bias: bias.map(|bias| self.input(client, &[columns], bias)),
             activation: self.activation,
             merged,
+            gated: self.gated,
         };
         (output, epilogue)
     }
@@ -152,21 +182,38 @@ impl Setting {
         Blocks::random([1, 1, elements], self.dtype, rng).values
     }
 
-    /// The reference with activation and merge applied.
-    pub fn expected(&self, values: Vec<f64>) -> Vec<f64> {
-        self.applied(values, |value| value)
+    /// The reference for `tokens` with the epilogue applied.
+    pub fn expected(&self, tokens: usize, values: Vec<f64>) -> Vec<f64> {
+        self.applied(tokens, values, |value| value)
     }
 
-    /// The plain composition with activation and merge applied, each as one more rounded operation.
-    pub fn composed(&self, values: Vec<f64>) -> Vec<f64> {
-        self.applied(values, |value| self.dtype.round(value))
+    /// The plain composition with the epilogue applied, each part as one more rounded operation.
+    pub fn composed(&self, tokens: usize, values: Vec<f64>) -> Vec<f64> {
+        self.applied(tokens, values, |value| self.dtype.round(value))
     }
 
-    fn applied(&self, mut values: Vec<f64>, rounded: impl Fn(f64) -> f64) -> Vec<f64> {
-        if self.activation != Activation::None {
-            for value in &mut values {
-                *value = rounded(activated(*value, self.activation));
-            }
+    fn applied(
+        &self,
+        tokens: usize,
+        mut values: Vec<f64>,
+        rounded: impl Fn(f64) -> f64,
+    ) -> Vec<f64> {
+        let active = |value: f64| match self.activation {
+            Activation::None => value,
+            activation => rounded(activated(value, activation)),
+        };
+        if self.gated {
+            let columns = values.len() / tokens;
+            let row = |row: &[f64]| {
+                let (gate, other) = row.split_at(columns / 2);
+                let pairs = gate.iter().zip(other);
+                let products = pairs.map(|(gate, other)| rounded(active(*gate) * other));
+                products.collect::<Vec<f64>>()
+            };
+            return values.chunks(columns).flat_map(row).collect();
+        }
+        for value in &mut values {
+            *value = active(*value);
         }
         let Some((merge, _)) = self.merge else {
             return values;

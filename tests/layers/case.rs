@@ -119,7 +119,7 @@ impl Case {
         let epilogue = Epilogue {
             bias: self.biased.then(|| operands[operands.len() - 1].flat()),
             activation,
-            merged: None,
+            ..Epilogue::default()
         };
         let (x, one, two) = (operands[0].matrix(), &operands[1], &operands[2]);
         match self.structure {

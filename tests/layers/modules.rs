@@ -110,6 +110,12 @@ fn layers_of_one_input_are_joined() {
                 let dense = Tensor::cat(layers.map(BlrLinear::to_dense).to_vec(), 0);
                 let error = relative_error(&values(joined.to_dense()).0, &values(dense).0);
                 assert!(error < 1e-5, "{structure} on {device:?}: {error:e}");
+                let input = Tensor::<2>::random([5, in_features], normal, &device);
+                let pair = BlrLinear::join(&[&query, &key]).unwrap();
+                let found = pair.forward_gated(input.clone(), Activation::Silu);
+                let gate = query.forward_with(input.clone(), Activation::Silu, None);
+                let error = relative_error(&values(found).0, &values(gate * key.forward(input)).0);
+                assert!(error < 1e-5, "{structure} on {device:?}: {error:e}");
                 // A joined one is not joined again, nor with a layer that differs.
                 let other = layer().with_bias(None).unwrap();
                 assert!(joined.layers() == 1 || BlrLinear::join(&[&joined, &joined]).is_none());
@@ -129,16 +135,31 @@ fn joined_layers_have_the_gradients_of_each() {
             continue;
         };
         let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
-        let input = Tensor::<2>::random([5, in_features], normal, &device).require_grad();
+        let input = Tensor::<2>::random([5, in_features], normal, &device);
         let weights = Tensor::<2>::random([5, 2 * out_features], normal, &device);
-        let gradient = |output: Tensor<2>| {
-            let gradients = (output * weights.clone()).sum().backward();
+        // One graph for each gradient.
+        let gradient = |layers: &dyn Fn(Tensor<2>) -> Tensor<2>| {
+            let input = input.clone().detach().require_grad();
+            let output = layers(input.clone());
+            let [tokens, features] = output.dims();
+            let weights = weights.clone().slice([0..tokens, 0..features]);
+            let gradients = (output * weights).sum().backward();
             values(input.grad(&gradients).unwrap()).0
         };
-        let apart = [&query, &key].map(|layer| layer.forward(input.clone()));
-        let expected = gradient(Tensor::cat(apart.to_vec(), 1));
-        let error = relative_error(&gradient(joined.forward(input.clone())), &expected);
+        let side_by_side = gradient(&|input| {
+            let apart = [&query, &key].map(|layer| layer.forward(input.clone()));
+            Tensor::cat(apart.to_vec(), 1)
+        });
+        let found = gradient(&|input| joined.forward(input));
+        let error = relative_error(&found, &side_by_side);
         assert!(error < 1e-5, "{structure}: {error:e}");
+        let gated = gradient(&|input| {
+            let gate = query.forward_with(input.clone(), Activation::Silu, None);
+            gate * key.forward(input)
+        });
+        let found = gradient(&|input| joined.forward_gated(input, Activation::Silu));
+        let error = relative_error(&found, &gated);
+        assert!(error < 1e-5, "{structure} gated: {error:e}");
     }
 }
 

@@ -110,6 +110,20 @@ impl BlastLinear {
         activation: Activation,
         merged: Option<(Merge, Tensor<D>)>,
     ) -> Tensor<D> {
+        let epilogue = ops::Epilogue {
+            activation,
+            merged,
+            ..ops::Epilogue::default()
+        };
+        self.apply(input, epilogue)
+    }
+
+    /// Applies the layer, then the epilogue after its own bias.
+    pub(super) fn apply<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        epilogue: ops::Epilogue<D>,
+    ) -> Tensor<D> {
         let (u, s, v) = (self.u.val(), self.s.val(), self.v.val());
         if self.layers() > 1 && u.device().is_autodiff() {
             // The joined product has no gradient.
@@ -120,9 +134,14 @@ impl BlastLinear {
                 };
                 ops::blast_linear(input.clone(), u, s, v, epilogue)
             };
-            let outputs = self.parts().into_iter().map(part).collect();
-            let output = ops::activate(Tensor::cat(outputs, D - 1), activation);
-            return match merged {
+            let outputs: Vec<_> = self.parts().into_iter().map(part).collect();
+            if epilogue.gated
+                && let [gate, other] = &outputs[..]
+            {
+                return ops::activate(gate.clone(), epilogue.activation) * other.clone();
+            }
+            let output = ops::activate(Tensor::cat(outputs, D - 1), epilogue.activation);
+            return match epilogue.merged {
                 None => output,
                 Some((Merge::Times, other)) => output * other,
                 Some((Merge::Plus, other)) => output + other,
@@ -130,8 +149,7 @@ impl BlastLinear {
         }
         let epilogue = ops::Epilogue {
             bias: self.bias.as_ref().map(Param::val),
-            activation,
-            merged,
+            ..epilogue
         };
         ops::blast_linear(input, u, s, v, epilogue)
     }

@@ -98,9 +98,22 @@ impl LowRankLinear {
         merged: Option<(Merge, Tensor<D>)>,
     ) -> Tensor<D> {
         let epilogue = ops::Epilogue {
-            bias: self.bias.as_ref().map(Param::val),
             activation,
             merged,
+            ..ops::Epilogue::default()
+        };
+        self.apply(input, epilogue)
+    }
+
+    /// Applies the layer, then the epilogue after its own bias.
+    pub(super) fn apply<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        epilogue: ops::Epilogue<D>,
+    ) -> Tensor<D> {
+        let epilogue = ops::Epilogue {
+            bias: self.bias.as_ref().map(Param::val),
+            ..epilogue
         };
         ops::low_rank_linear(input, self.u.val(), self.v.val(), epilogue)
     }

@@ -129,9 +129,22 @@ impl MonarchLinear {
         merged: Option<(Merge, Tensor<D>)>,
     ) -> Tensor<D> {
         let epilogue = ops::Epilogue {
-            bias: self.bias.as_ref().map(Param::val),
             activation,
             merged,
+            ..ops::Epilogue::default()
+        };
+        self.apply(input, epilogue)
+    }
+
+    /// Applies the layer, then the epilogue after its own bias.
+    pub(super) fn apply<const D: usize>(
+        &self,
+        input: Tensor<D>,
+        epilogue: ops::Epilogue<D>,
+    ) -> Tensor<D> {
+        let epilogue = ops::Epilogue {
+            bias: self.bias.as_ref().map(Param::val),
+            ..epilogue
         };
         let (right, left) = (self.right.val(), self.left.val());
         ops::monarch_linear(input, right, left, self.order, epilogue)

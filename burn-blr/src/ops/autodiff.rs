@@ -22,14 +22,15 @@ impl<B: BlrBackend, C: CheckpointStrategy> BlrBackend for Autodiff<B, C> {
         activation: Activation,
         merged: Merged<Self>,
     ) -> FloatTensor<Self> {
+        let (inside, after) = halves(activation, &merged);
         let call = |biased| Call::LowRank {
-            finish: finish(biased, activation),
+            finish: finish(biased, inside),
         };
         let output = match bias {
             Bias::Added(bias) => record::<B, C, 4>(call(true), [input, u, v, bias]),
             Bias::Absent => record::<B, C, 3>(call(false), [input, u, v]),
         };
-        plain::finish::<Self>(output, Activation::None, merged)
+        plain::finish::<Self>(output, after, merged)
     }
 
     fn monarch_linear(
@@ -41,15 +42,16 @@ impl<B: BlrBackend, C: CheckpointStrategy> BlrBackend for Autodiff<B, C> {
         activation: Activation,
         merged: Merged<Self>,
     ) -> FloatTensor<Self> {
+        let (inside, after) = halves(activation, &merged);
         let call = |biased| Call::Monarch {
             order,
-            finish: finish(biased, activation),
+            finish: finish(biased, inside),
         };
         let output = match bias {
             Bias::Added(bias) => record::<B, C, 4>(call(true), [input, right, left, bias]),
             Bias::Absent => record::<B, C, 3>(call(false), [input, right, left]),
         };
-        plain::finish::<Self>(output, Activation::None, merged)
+        plain::finish::<Self>(output, after, merged)
     }
 
     fn blast_linear(
@@ -61,14 +63,15 @@ impl<B: BlrBackend, C: CheckpointStrategy> BlrBackend for Autodiff<B, C> {
         activation: Activation,
         merged: Merged<Self>,
     ) -> FloatTensor<Self> {
+        let (inside, after) = halves(activation, &merged);
         let call = |biased| Call::Blast {
-            finish: finish(biased, activation),
+            finish: finish(biased, inside),
         };
         let output = match bias {
             Bias::Added(bias) => record::<B, C, 5>(call(true), [input, u, s, v, bias]),
             Bias::Absent => record::<B, C, 4>(call(false), [input, u, s, v]),
         };
-        plain::finish::<Self>(output, Activation::None, merged)
+        plain::finish::<Self>(output, after, merged)
     }
 }
 
@@ -79,6 +82,16 @@ fn finish(biased: bool, activation: Activation) -> Finish {
         biased,
         activation,
         merge: None,
+        gated: false,
+    }
+}
+
+/// The activation of the product itself, and the one after it: outputs of a gate are told from others
+/// only there.
+fn halves<B: BlrBackend>(activation: Activation, merged: &Merged<B>) -> (Activation, Activation) {
+    match merged {
+        Merged::Gated => (Activation::None, activation),
+        _ => (activation, Activation::None),
     }
 }
 

@@ -44,6 +44,9 @@ pub enum Merged<B: Backend> {
     Times(FloatTensor<B>),
     /// `f(x) + z`, `z` `[tokens, out]`.
     Plus(FloatTensor<B>),
+    /// Of two layers of one input: `f(x) · z` with `x` the outputs of the first and `z` those of the
+    /// second, `[tokens, out]` of `[tokens, 2 out]`.
+    Gated,
     /// Nothing.
     Alone,
 }

@@ -47,6 +47,15 @@ pub(super) struct Finish {
     pub biased: bool,
     pub activation: Activation,
     pub merge: Option<Merge>,
+    pub gated: bool,
+}
+
+impl Finish {
+    /// Features of the output, of so many of the product.
+    #[cfg(feature = "fusion")]
+    fn features(self, product: usize) -> usize {
+        if self.gated { product / 2 } else { product }
+    }
 }
 
 impl Call {
@@ -74,15 +83,27 @@ impl Call {
     #[cfg(feature = "fusion")]
     pub(super) fn output_shapes(self, operands: &[Shape]) -> Vec<Shape> {
         match self {
-            Call::Dense { .. } => vec![Shape::new([operands[0][0], operands[1][1]])],
-            Call::LowRank { .. } => vec![Shape::new([operands[0][0], operands[1][0]])],
-            Call::Monarch { .. } => {
-                let left = &operands[2];
-                vec![Shape::new([operands[0][0], left[0] * left[1]])]
+            Call::Dense { finish } => {
+                vec![Shape::new([
+                    operands[0][0],
+                    finish.features(operands[1][1]),
+                ])]
             }
-            Call::Blast { .. } => {
+            Call::LowRank { finish } => {
+                vec![Shape::new([
+                    operands[0][0],
+                    finish.features(operands[1][0]),
+                ])]
+            }
+            Call::Monarch { finish, .. } => {
+                let left = &operands[2];
+                let features = finish.features(left[0] * left[1]);
+                vec![Shape::new([operands[0][0], features])]
+            }
+            Call::Blast { finish } => {
                 let u = &operands[1];
-                vec![Shape::new([operands[0][0], u[0] * u[1]])]
+                let features = finish.features(u[0] * u[1]);
+                vec![Shape::new([operands[0][0], features])]
             }
             // A gradient has the shape of what it belongs to; operand 0 is the output's.
             Call::LowRankBackward | Call::MonarchBackward { .. } | Call::BlastBackward => {
@@ -190,10 +211,15 @@ fn finished<B: BlrBackend, const N: usize>(
         })
     });
     let bias = if finish.biased { operands.pop() } else { None };
+    let alone = if finish.gated {
+        Merged::Gated
+    } else {
+        Merged::Alone
+    };
     (
         exactly(call, operands),
         bias.map_or(Bias::Absent, Bias::Added),
-        merged.unwrap_or(Merged::Alone),
+        merged.unwrap_or(alone),
     )
 }
 

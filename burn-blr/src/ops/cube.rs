@@ -35,7 +35,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         }
         let launch = || {
             let (tokens, out_features) = (input.meta.shape()[0], weight.meta.shape()[1]);
-            let output = output(&input, [tokens, out_features], &merged);
+            let output = output(&input, (tokens, out_features), &merged);
             let operands = dense::DenseForward {
                 input: binding(&input),
                 weight: binding(&weight),
@@ -59,10 +59,16 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         activation: Activation,
         merged: Merged<Self>,
     ) -> FloatTensor<Self> {
+        // Joined, low-rank layers are Monarch ones.
+        if gated_by_halves(&merged, 1) {
+            let (no, alone) = (Activation::None, Merged::Alone);
+            let output = Self::low_rank_linear(input, u, v, bias, no, alone);
+            return plain::finish::<Self>(output, activation, merged);
+        }
         let launch = || {
             let dims = low_rank_dims(&u, &v)?;
             let tokens = input.meta.shape()[0];
-            let output = output(&input, [tokens, dims.out_features()], &merged);
+            let output = output(&input, (tokens, dims.out_features()), &merged);
             let operands = low_rank::LowRankForward {
                 input: binding(&input),
                 u: binding(&u),
@@ -122,10 +128,15 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         activation: Activation,
         merged: Merged<Self>,
     ) -> FloatTensor<Self> {
+        if gated_by_halves(&merged, left.meta.shape()[0] / right.meta.shape()[0]) {
+            let (no, alone) = (Activation::None, Merged::Alone);
+            let output = Self::monarch_linear(input, right, left, bias, order, no, alone);
+            return plain::finish::<Self>(output, activation, merged);
+        }
         let launch = || {
             let dims = monarch_dims(&right, &left, order)?;
             let tokens = input.meta.shape()[0];
-            let output = output(&input, [tokens, dims.out_features()], &merged);
+            let output = output(&input, (tokens, dims.out_features()), &merged);
             let operands = monarch::MonarchForward {
                 input: binding(&input),
                 right: binding(&right),
@@ -187,10 +198,15 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
         activation: Activation,
         merged: Merged<Self>,
     ) -> FloatTensor<Self> {
+        if gated_by_halves(&merged, u.meta.shape()[0] / v.meta.shape()[0]) {
+            let (no, alone) = (Activation::None, Merged::Alone);
+            let output = Self::blast_linear(input, u, s, v, bias, no, alone);
+            return plain::finish::<Self>(output, activation, merged);
+        }
         let launch = || {
             let dims = blast_dims(&u, &v)?;
             let tokens = input.meta.shape()[0];
-            let output = output(&input, [tokens, dims.out_features()], &merged);
+            let output = output(&input, (tokens, dims.out_features()), &merged);
             let operands = blast::BlastForward {
                 input: binding(&input),
                 u: binding(&u),
@@ -336,20 +352,31 @@ fn epilogue<R: CubeRuntime>(
         merged: match merged {
             Merged::Times(other) => Some((Merge::Times, binding(other))),
             Merged::Plus(other) => Some((Merge::Plus, binding(other))),
-            Merged::Alone => None,
+            Merged::Alone | Merged::Gated => None,
         },
+        gated: matches!(merged, Merged::Gated),
     }
 }
 
-/// Where outputs go: over what they are merged with, where nobody else holds that.
+/// Whether halves of the outputs gate each other that are not those of two layers: the kernels know no
+/// such thing.
+fn gated_by_halves<B: BlrBackend>(merged: &Merged<B>, layers: usize) -> bool {
+    matches!(merged, Merged::Gated) && layers != 2
+}
+
+/// Where the outputs of a product go, or what is left of them: over what they are merged with, where
+/// nobody else holds that.
 fn output<R: CubeRuntime>(
     input: &CubeTensor<R>,
-    shape: [usize; 2],
+    (tokens, features): (usize, usize),
     merged: &Merged<CubeBackend<R>>,
 ) -> CubeTensor<R> {
     match merged {
-        Merged::Times(other) | Merged::Plus(other) => over_or_empty(other, input, shape),
-        Merged::Alone => empty(input, shape),
+        Merged::Times(other) | Merged::Plus(other) => {
+            over_or_empty(other, input, [tokens, features])
+        }
+        Merged::Gated => empty(input, [tokens, features / 2]),
+        Merged::Alone => empty(input, [tokens, features]),
     }
 }
 

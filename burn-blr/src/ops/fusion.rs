@@ -120,6 +120,7 @@ fn finished<B: FusionBackend>(
         biased: false,
         activation,
         merge: None,
+        gated: false,
     };
     if let Bias::Added(bias) = bias {
         operands.push(bias);
@@ -127,6 +128,7 @@ fn finished<B: FusionBackend>(
     }
     match merged {
         Merged::Alone => {}
+        Merged::Gated => finish.gated = true,
         Merged::Times(other) => {
             operands.push(other);
             finish.merge = Some(Merge::Times);

@@ -16,6 +16,9 @@ pub struct Epilogue<const D: usize> {
     pub activation: Activation,
     /// Multiplied with each output or added to it, `[..., out]`.
     pub merged: Option<(Merge, Tensor<D>)>,
+    /// Of two layers of one input, whose outputs would lie side by side: those of the first, activated,
+    /// times those of the second, `[..., out / 2]`. Nothing else can be merged then.
+    pub gated: bool,
 }
 
 /// Nothing.
@@ -25,6 +28,7 @@ impl<const D: usize> Default for Epilogue<D> {
             bias: None,
             activation: Activation::None,
             merged: None,
+            gated: false,
         }
     }
 }
@@ -43,7 +47,7 @@ impl<const D: usize> Default for Epilogue<D> {
 ///
 /// # Panics
 ///
-/// If a tensor of the epilogue has another shape, or the last axis of `input` is not that of `weight`.
+/// If a tensor of the epilogue has another shape, or what it says does not fit together, or the last axis of `input` is not that of `weight`.
 pub fn dense_linear<const D: usize>(
     input: Tensor<D>,
     weight: Tensor<2>,
@@ -71,7 +75,7 @@ pub fn dense_linear<const D: usize>(
 ///
 /// # Panics
 ///
-/// If a tensor of the epilogue has another shape, or the last axis of `input` is not the width of `v`.
+/// If a tensor of the epilogue has another shape, or what it says does not fit together, or the last axis of `input` is not the width of `v`.
 pub fn low_rank_linear<const D: usize>(
     input: Tensor<D>,
     u: Tensor<2>,
@@ -105,7 +109,7 @@ pub fn low_rank_linear<const D: usize>(
 ///
 /// # Panics
 ///
-/// If a tensor of the epilogue has another shape, or the last axis of `input` is not `b · in/b`.
+/// If a tensor of the epilogue has another shape, or what it says does not fit together, or the last axis of `input` is not `b · in/b`.
 pub fn monarch_linear<const D: usize>(
     input: Tensor<D>,
     right: Tensor<3>,
@@ -140,7 +144,7 @@ pub fn monarch_linear<const D: usize>(
 ///
 /// # Panics
 ///
-/// If a tensor of the epilogue has another shape, or the last axis of `input` is not `b · in/b`.
+/// If a tensor of the epilogue has another shape, or what it says does not fit together, or the last axis of `input` is not `b · in/b`.
 pub fn blast_linear<const D: usize>(
     input: Tensor<D>,
     u: Tensor<3>,
@@ -208,12 +212,21 @@ fn over_tokens<const D: usize>(
         "the last axis of the input {dims:?} must be {in_features} features"
     );
     let tokens: usize = dims[..D - 1].iter().product();
-    dims[D - 1] = out_features;
     let Epilogue {
         bias,
         activation,
         merged,
+        gated,
     } = epilogue;
+    assert!(
+        !gated || (out_features.is_multiple_of(2) && merged.is_none()),
+        "a gate needs two layers, not {out_features} outputs, and nothing else to be merged with"
+    );
+    dims[D - 1] = if gated {
+        out_features / 2
+    } else {
+        out_features
+    };
     if let Some((_, other)) = &merged {
         assert!(
             other.dims() == dims,
@@ -228,6 +241,7 @@ fn over_tokens<const D: usize>(
     let bias = bias.map_or(Bias::Absent, |bias| Bias::Added(bias.into_dispatch()));
     let flat = |other: Tensor<D>| other.reshape([tokens, out_features]).into_dispatch();
     let merged = match merged {
+        None if gated => Merged::Gated,
         None => Merged::Alone,
         Some((Merge::Times, other)) => Merged::Times(flat(other)),
         Some((Merge::Plus, other)) => Merged::Plus(flat(other)),

@@ -7,7 +7,7 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::Shape;
+use burn::tensor::{Shape, Slice};
 use cubecl_kernels::{Activation, OutputOrder};
 
 use super::{Bias, Merged};
@@ -242,11 +242,20 @@ pub fn finish<B: Backend>(
     activation: Activation,
     merged: Merged<B>,
 ) -> FloatTensor<B> {
-    let output = activate::<B>(output, activation);
     match merged {
-        Merged::Alone => output,
-        Merged::Times(other) => B::float_mul(output, other),
-        Merged::Plus(other) => B::float_add(output, other),
+        Merged::Alone => activate::<B>(output, activation),
+        Merged::Times(other) => B::float_mul(activate::<B>(output, activation), other),
+        Merged::Plus(other) => B::float_add(activate::<B>(output, activation), other),
+        Merged::Gated => {
+            let shape = output.shape();
+            let (tokens, features) = (shape[0], shape[1] / 2);
+            let half = |first: usize| {
+                let rows = Slice::from(0..tokens);
+                let columns = Slice::from(first..first + features);
+                B::float_slice(output.clone(), &[rows, columns])
+            };
+            B::float_mul(activate::<B>(half(0), activation), half(features))
+        }
     }
 }
 

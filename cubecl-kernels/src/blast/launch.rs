@@ -1,6 +1,7 @@
 //! The two public functions: checks, plans, launches.
 
 use cubecl::prelude::*;
+use cubecl::zspace::{shape, strides};
 
 use super::problem;
 use crate::context::{Context, held_tokens, runs, tokens_of};
@@ -10,7 +11,7 @@ use crate::epilogue::Epilogue;
 use crate::error::{KernelError, Requirement};
 use crate::format::BlastDims;
 use crate::operand::{along, part};
-use crate::product::{PlannedProduct, ProductOperands};
+use crate::product::{PlannedGated, PlannedProduct, ProductOperands};
 use crate::strategy::Strategy;
 use crate::zero::fill_zero;
 
@@ -65,7 +66,8 @@ pub struct BlastBackward<R: Runtime> {
 ///
 /// Sums in `f32`; `Z` is stored in `dtype`, as is `Y` on the way unless tokens are few. Launches the
 /// product with its coupling, or one after the other, and the product after it; nothing for zero
-/// tokens. Several [layers](BlastDims::layers) share all but the last, and their outputs lie side by side.
+/// tokens. Several [layers](BlastDims::layers) share all but the last, and that too where tokens are few;
+/// their outputs lie side by side, or are [gated](Epilogue::gated).
 ///
 /// # Errors
 ///
@@ -94,10 +96,10 @@ pub fn forward<R: Runtime>(
     context.input("u", &u, &dims.u_shape())?;
     context.input("s", &s, &dims.s_shape())?;
     context.input("v", &v, &dims.v_shape())?;
-    epilogue.check(&mut context, tokens, dims.out_features())?;
+    let out_features = epilogue.check(&mut context, tokens, (dims.count(), dims.out_features()))?;
     let held = held_tokens(&coupled, 1, tokens);
     context.output("coupled", &coupled, &dims.scratch_shape(held))?;
-    context.output("output", &output, &[tokens, dims.out_features()])?;
+    context.output("output", &output, &[tokens, out_features])?;
     if tokens == 0 {
         return Ok(());
     }
@@ -109,7 +111,18 @@ pub fn forward<R: Runtime>(
         let epilogue = epilogue.rows(&context, run)?;
         // `Y`, where it is stored at all, lies where its couplings will.
         let product = problem::inner(dims, run.1, &input, &v, &coupled);
-        let couple = problem::coupled(dims, run.1, &s, &coupled, &coupled);
+        let mut couple = problem::coupled(dims, run.1, &s, &coupled, &coupled);
+        // With few tokens, layers can be stored one after the other: blocks like those of one.
+        let mut layers = None;
+        if dims.count() > 1
+            && let Some(apart) = layers_apart(dims, &coupled, run.1)
+        {
+            let stored = problem::coupled_apart(dims, run.1, &s, &coupled, &apart);
+            if PlannedCoupledProduct::streams(&context, &product, &stored) {
+                couple = stored;
+                layers = Some(apart);
+            }
+        }
         let first = PlannedCoupledProduct::new(&context, product, couple)?;
         let of_first = CoupledOperands {
             lhs: input,
@@ -117,17 +130,8 @@ pub fn forward<R: Runtime>(
             coupling: s.clone(),
             out: coupled.clone(),
         };
-        let out_features = dims.out_features() / dims.count();
-        let second = |layer: usize| {
-            let features = (layer * out_features, out_features);
-            let ranks = (layer * dims.rank(), dims.rank());
-            let coupled = part(&context, &coupled, 2, ranks)?;
-            let blocks = (layer * dims.blocks(), dims.blocks());
-            let u = part(&context, &u, 0, blocks)?;
-            let output = part(&context, &output, 1, features)?;
-            let epilogue = epilogue.features(&context, features)?;
+        let second = |coupled, u, epilogue: Epilogue<R>, output| {
             let problem = problem::output(dims, run.1, &coupled, &u, &epilogue, &output);
-            let planned = PlannedProduct::new(&context, problem)?;
             let operands = ProductOperands {
                 lhs: coupled,
                 rhs: u,
@@ -135,19 +139,79 @@ pub fn forward<R: Runtime>(
                 merged: epilogue.merged.map(|(_, merged)| merged),
                 out: output,
             };
-            Ok((planned, operands))
+            (problem, operands)
         };
-        let seconds: Result<Vec<_>, KernelError> = (0..dims.count()).map(second).collect();
-        Ok((first, of_first, seconds?))
+        let of_layer = |layer: usize| {
+            let blocks = (layer * dims.blocks(), dims.blocks());
+            let coupled = match &layers {
+                Some(layers) => part(&context, layers, 0, blocks)?,
+                None => part(&context, &coupled, 2, (layer * dims.rank(), dims.rank()))?,
+            };
+            let u = part(&context, &u, 0, blocks)?;
+            let features = dims.out_features() / dims.count();
+            let features = (layer * features, features);
+            let (epilogue, output) = if epilogue.gated {
+                (epilogue.bias_of(&context, features)?, output.clone())
+            } else {
+                let output = part(&context, &output, 1, features)?;
+                (epilogue.features(&context, features)?, output)
+            };
+            Ok::<_, KernelError>(second(coupled, u, epilogue, output))
+        };
+        let seconds = if epilogue.gated {
+            let [(gate, of_gate), (other, of_other)] = [of_layer(0)?, of_layer(1)?];
+            let planned = PlannedGated::new(&context, epilogue.activation, [gate, other])?;
+            Seconds::Gated(planned, [of_gate, of_other])
+        } else {
+            let products = match &layers {
+                Some(layers) => vec![second(layers.clone(), u.clone(), epilogue, output)],
+                None => (0..dims.count()).map(of_layer).collect::<Result<_, _>>()?,
+            };
+            let plan =
+                |(problem, operands)| Ok((PlannedProduct::new(&context, problem)?, operands));
+            let planned: Result<_, KernelError> = products.into_iter().map(plan).collect();
+            Seconds::Each(planned?)
+        };
+        Ok((first, of_first, seconds))
     };
     let planned: Result<Vec<_>, KernelError> = runs(tokens, held).map(plan).collect();
     for (first, of_first, seconds) in planned? {
         first.launch(&context, of_first);
-        for (second, of_second) in seconds {
-            second.launch(&context, of_second);
+        match seconds {
+            Seconds::Each(seconds) => {
+                for (second, of_second) in seconds {
+                    second.launch(&context, of_second);
+                }
+            }
+            Seconds::Gated(second, of_second) => second.launch(&context, of_second),
         }
     }
     Ok(())
+}
+
+/// The products after a coupling.
+enum Seconds<R: Runtime> {
+    /// Of all layers at once, or of one after the other.
+    Each(Vec<(PlannedProduct, ProductOperands<R>)>),
+    /// Of two layers, one of which gates the other.
+    Gated(PlannedGated, [ProductOperands<R>; 2]),
+}
+
+/// Views the memory of contiguous scratch as `[layers · b, tokens, r]`.
+fn layers_apart<R: Runtime>(
+    dims: &BlastDims,
+    coupled: &TensorBinding<R>,
+    tokens: usize,
+) -> Option<TensorBinding<R>> {
+    let (blocks, rank) = (dims.count() * dims.blocks(), dims.rank());
+    let packed = coupled.strides[2] == 1
+        && coupled.strides[1] == dims.ranks()
+        && coupled.strides[0] >= tokens * dims.ranks();
+    packed.then(|| TensorBinding {
+        shape: shape![blocks, tokens, rank],
+        strides: strides![tokens * rank, rank, 1],
+        ..coupled.clone()
+    })
 }
 
 /// Computes the gradients of [`forward`] from its input and factors: `dU_j = G_jᵀ Z_j`,

@@ -6,7 +6,7 @@ use crate::couple::{CoupleGradientProblem, CoupleProblem};
 use crate::epilogue::{Epilogue, Finish};
 use crate::format::BlastDims;
 use crate::operand::View;
-use crate::product::{BiasView, ProductProblem, TokenAxis};
+use crate::product::{BiasView, ColumnSplit, ProductProblem, TokenAxis};
 
 /// A batch of products, one for each block, over tokens: rows are tokens.
 fn over_tokens(
@@ -63,10 +63,31 @@ pub(super) fn coupled<R: Runtime>(
         coupling: View::blocks(s),
         source: View::blocks(inner),
         out: View::blocks(coupled),
+        split: None,
     }
 }
 
-/// `out_j = Z_j U_jᵀ + bias_j`, of one layer.
+/// The same, stored as the blocks of one layer after those of another, `[layers · b, tokens, r]` from
+/// the start of `apart`.
+pub(super) fn coupled_apart<R: Runtime>(
+    dims: &BlastDims,
+    tokens: usize,
+    s: &TensorBinding<R>,
+    inner: &TensorBinding<R>,
+    apart: &TensorBinding<R>,
+) -> CoupleProblem {
+    let out = View::blocks(apart);
+    CoupleProblem {
+        out,
+        split: Some(ColumnSplit {
+            width: dims.rank(),
+            stride: dims.blocks() * out.batch,
+        }),
+        ..coupled(dims, tokens, s, inner, inner)
+    }
+}
+
+/// `out_j = Z_j U_jᵀ + bias_j`, for as many blocks as `u` has.
 pub(super) fn output<R: Runtime>(
     dims: &BlastDims,
     tokens: usize,
@@ -91,6 +112,7 @@ pub(super) fn output<R: Runtime>(
             views[2],
         ),
         finish: epilogue.finish(),
+        batches: u.shape[0],
         ..over_tokens(dims, tokens, dims.block_out(), dims.rank(), views)
     }
 }

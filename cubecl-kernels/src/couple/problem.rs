@@ -1,6 +1,7 @@
 //! What coupling computes.
 
 use crate::operand::View;
+use crate::product::ColumnSplit;
 
 /// `out[j, t, k] = Σ_i coupling[j, i, k] source[i, t, k]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(crate) struct CoupleProblem {
     pub source: View,
     /// `[j, t, k]`.
     pub out: View,
+    /// Splits the ranks of `out` in two axes. Only the kernel for few tokens can do that.
+    pub split: Option<ColumnSplit>,
 }
 
 /// `out[j, i, k] = Σ_t grad[j, t, k] source[i, t, k]`.

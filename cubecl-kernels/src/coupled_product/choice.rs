@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::couple::CoupleProblem;
 use crate::error::KernelError;
 use crate::product::ProductProblem;
-use crate::stream::plan::MOST_SPLITS;
+use crate::stream::plan::{StreamLines, ways};
 use crate::tuning::token_class;
 
 /// A plan by what sets it apart; the rest follows from the problems.
@@ -22,8 +22,8 @@ pub(super) enum Choice {
     Fused(usize),
     /// Both in one kernel, by the tensor cores of compute capability 9.0.
     Wgmma,
-    /// Planes that share a depth, for few tokens.
-    Stream(usize),
+    /// Ranks of a cube and planes that share their depth, for few tokens.
+    Stream(StreamLines, usize),
 }
 
 impl Choice {
@@ -33,7 +33,7 @@ impl Choice {
             .into_iter()
             .chain((0..CoupledBlueprint::CANDIDATES).map(Choice::Fused))
             .chain([Choice::Wgmma])
-            .chain((0..=MOST_SPLITS.ilog2()).map(|log| Choice::Stream(1 << log)))
+            .chain(ways().map(|(lines, splits)| Choice::Stream(lines, splits)))
     }
 
     /// Name in stored results: those of another list of names are not taken for results of this one.
@@ -43,7 +43,7 @@ impl Choice {
             Choice::Apart => "apart".to_string(),
             Choice::Fused(index) => CoupledBlueprint::candidate_name(index),
             Choice::Wgmma => "wgmma".to_string(),
-            Choice::Stream(splits) => format!("stream {splits}"),
+            Choice::Stream(lines, splits) => format!("stream {} x {splits}", lines.count()),
         }
     }
 
@@ -60,6 +60,7 @@ impl Choice {
         model: &Plan,
     ) -> Result<Option<Plan>, KernelError> {
         let plan = match (self, model) {
+            (Choice::Apart | Choice::Fused(_), _) if couple.split.is_some() => None,
             (Choice::Model, _)
             | (Choice::Apart, Plan::Apart(_))
             | (Choice::Wgmma, Plan::Wgmma(..) | Plan::Stream(..)) => None,
@@ -70,13 +71,13 @@ impl Choice {
                 let same = matches!((&plan, model), (Plan::Fused(this, ..), Plan::Fused(that, ..)) if this == that);
                 (!same).then_some(plan)
             }
-            (Choice::Stream(splits), Plan::Stream(blueprint, count, address))
-                if splits != blueprint.splits =>
+            (Choice::Stream(lines, splits), Plan::Stream(blueprint, ..))
+                if (lines, splits) != (blueprint.lines, blueprint.splits) =>
             {
-                let blueprint = blueprint.with_splits(context.client, splits)?;
-                Some(Plan::Stream(blueprint, count.clone(), *address))
+                let blueprint = blueprint.with(context.client, lines, splits)?;
+                Some(Plan::stream(context, couple, blueprint)?)
             }
-            (Choice::Stream(_), _) => None,
+            (Choice::Stream(..), _) => None,
         };
         Ok(plan)
     }
@@ -92,11 +93,12 @@ pub(super) fn key<R: Runtime>(
     let views = [product.lhs, product.rhs, couple.coupling, couple.out];
     let [lhs, rhs, coupling, out] = views.map(|view| view.class(bytes));
     format!(
-        "coupled {:?} {}x{}x{}x{} {lhs:?} {rhs:?} {coupling:?} {out:?}",
+        "coupled {:?} {}x{}x{}x{} {lhs:?} {rhs:?} {coupling:?} {out:?} {}",
         context.dtype,
         couple.blocks,
         token_class(couple.tokens),
         couple.rank,
-        product.depth
+        product.depth,
+        couple.split.is_some()
     )
 }

@@ -18,7 +18,7 @@ use crate::product::{PlannedProduct, ProductOperands, ProductProblem, tensor_map
 use crate::ptx::{MmaElement, group_sums};
 use crate::strategy::Strategy;
 use crate::stream::kernel::stream_coupled;
-use crate::stream::plan::{FEW_TOKENS, LINES, StreamCoupledBlueprint, streams};
+use crate::stream::plan::{FEW_TOKENS, StreamCoupledBlueprint, streams};
 use crate::tuning;
 
 /// The tensors of a product that is coupled. Their strides are those of the problems.
@@ -94,8 +94,7 @@ impl Plan {
         let client = context.client;
         if let Some(element) = element(context) {
             if let Some(blueprint) = stream(client, product, couple, element) {
-                let count = cube_count(client, [couple.rank.div_ceil(LINES), 1, 1])?;
-                return Ok(Plan::Stream(blueprint, count, address(context, couple)?));
+                return Self::stream(context, couple, blueprint);
             }
             match context.strategy {
                 Strategy::Fused => {
@@ -120,6 +119,20 @@ impl Plan {
             }
         }
         Self::apart(context, *product, *couple)
+    }
+
+    /// Few tokens, by this blueprint.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device launches fewer cubes.
+    pub(super) fn stream<R: Runtime>(
+        context: &Context<'_, R>,
+        couple: &CoupleProblem,
+        blueprint: StreamCoupledBlueprint,
+    ) -> Result<Self, KernelError> {
+        let count = cube_count(context.client, [blueprint.cubes(couple.rank), 1, 1])?;
+        Ok(Plan::Stream(blueprint, count, address(context, couple)?))
     }
 
     /// Both in one kernel, by a candidate of its tiles.
@@ -218,6 +231,17 @@ fn address<R: Runtime>(
 }
 
 impl PlannedCoupledProduct {
+    /// Whether both are done by the kernel for few tokens.
+    pub fn streams<R: Runtime>(
+        context: &Context<'_, R>,
+        product: &ProductProblem,
+        couple: &CoupleProblem,
+    ) -> bool {
+        element(context)
+            .and_then(|element| stream(context.client, product, couple, element))
+            .is_some()
+    }
+
     /// Plans `product` and the coupling of its output, which both store to the same tensor.
     ///
     /// # Errors
@@ -337,6 +361,9 @@ impl PlannedCoupledProduct {
             // that the plan was made in; loads of lines past the end are clamped to the last one,
             // loads past the depth or the tokens are left out, and stores are masked.
             Plan::Stream(blueprint, count, address) => unsafe {
+                let (part, part_stride) = couple
+                    .split
+                    .map_or((1, 0), |split| (split.width, split.stride));
                 stream_coupled::launch_unchecked::<R>(
                     context.client,
                     count,
@@ -347,6 +374,8 @@ impl PlannedCoupledProduct {
                     buffer(coupling),
                     buffer(out),
                     geometry(),
+                    part,
+                    part_stride,
                     blueprint,
                     context.dtype,
                 );
@@ -426,9 +455,5 @@ fn stream<R: Runtime>(
     if !possible {
         return None;
     }
-    let bytes = depth * element.bytes();
-    let blueprint =
-        StreamCoupledBlueprint::new(element, couple.blocks, couple.tokens, couple.rank, bytes);
-    blueprint.validate(client).ok()?;
-    Some(blueprint)
+    StreamCoupledBlueprint::new(client, element, couple, depth * element.bytes()).ok()
 }

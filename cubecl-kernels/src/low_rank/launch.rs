@@ -81,10 +81,10 @@ pub fn forward<R: Runtime>(
     context.input("input", &input, &[tokens, dims.in_features()])?;
     context.input("u", &u, &dims.u_shape())?;
     context.input("v", &v, &dims.v_shape())?;
-    epilogue.check(&mut context, tokens, dims.out_features())?;
+    let out_features = epilogue.check(&mut context, tokens, (1, dims.out_features()))?;
     let held = held_tokens(&inner, 0, tokens);
     context.output("inner", &inner, &dims.scratch_shape(held))?;
-    context.output("output", &output, &[tokens, dims.out_features()])?;
+    context.output("output", &output, &[tokens, out_features])?;
     if tokens == 0 {
         return Ok(());
     }

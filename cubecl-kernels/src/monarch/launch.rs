@@ -4,12 +4,12 @@ use cubecl::prelude::*;
 
 use super::fused::{FusedOperands, PlannedFused};
 use super::problem;
-use crate::context::{Context, held_tokens, tokens_of};
+use crate::context::{Context, held_tokens, runs, tokens_of};
 use crate::epilogue::Epilogue;
 use crate::error::{KernelError, Requirement};
 use crate::format::MonarchDims;
-use crate::operand::{View, along};
-use crate::product::{PlannedProduct, ProductOperands, ProductPair};
+use crate::operand::{View, along, axis_size, part};
+use crate::product::{PlannedGated, PlannedProduct, ProductOperands, ProductPair};
 use crate::strategy::Strategy;
 use crate::zero::fill_zero;
 
@@ -51,7 +51,8 @@ pub struct MonarchBackward<R: Runtime> {
 
 /// Computes the Monarch product of the [module](super).
 ///
-/// Of several [layers](MonarchDims::layers) all outputs, side by side.
+/// Of several [layers](MonarchDims::layers) all outputs, side by side, or [gated](Epilogue::gated): these
+/// always by a first product for both and what follows it.
 ///
 /// Sums in `f32`; `Z` is rounded to `dtype`. Launches one kernel where the plan is to fuse both
 /// products, else two, and nothing for zero tokens. Two need memory for `Z`: `scratch` is called with
@@ -83,8 +84,9 @@ pub fn forward<R: Runtime>(
     context.input("input", &input, &[tokens, dims.in_features()])?;
     context.input("right", &right, &dims.right_shape())?;
     context.input("left", &left, &dims.left_shape())?;
-    epilogue.check(&mut context, tokens, dims.out_features())?;
-    context.output("output", &output, &[tokens, dims.out_features()])?;
+    let layers = dims.left_blocks() / dims.blocks();
+    let out_features = epilogue.check(&mut context, tokens, (layers, dims.out_features()))?;
+    context.output("output", &output, &[tokens, out_features])?;
     if tokens == 0 {
         return Ok(());
     }
@@ -97,7 +99,9 @@ pub fn forward<R: Runtime>(
     };
     let [_, _, rank] = dims.scratch_shape(tokens);
     let (first, second) = problems(View::contiguous(tokens, rank));
-    if let Some(fused) = PlannedFused::chosen(&context, first, second)? {
+    if !epilogue.gated
+        && let Some(fused) = PlannedFused::chosen(&context, first, second)?
+    {
         let operands = FusedOperands {
             input,
             right,
@@ -120,6 +124,9 @@ pub fn forward<R: Runtime>(
         token_axis: 1,
         output,
     };
+    if pair.epilogue.gated {
+        return gated(&context, &pair, dims, tokens);
+    }
     pair.launch(&context, tokens, |pair, tokens| {
         let inner = View::blocks(&pair.scratch);
         let [right, left] = &pair.factors;
@@ -128,6 +135,51 @@ pub fn forward<R: Runtime>(
             problem::output(dims, tokens, inner, left, &pair.epilogue, &pair.output),
         ]
     })
+}
+
+/// [`forward`] of two layers, the first of which gates the second.
+fn gated<R: Runtime>(
+    context: &Context<'_, R>,
+    pair: &ProductPair<R>,
+    dims: &MonarchDims,
+    tokens: usize,
+) -> Result<(), KernelError> {
+    let one = dims.layers(1)?;
+    let room = axis_size(&pair.scratch, pair.token_axis);
+    let plan = |run: (usize, usize)| {
+        let pair = pair.run(context, run)?;
+        let [right, left] = &pair.factors;
+        let inner = View::blocks(&pair.scratch);
+        let first = problem::inner(dims, run.1, &pair.input, right, inner);
+        let first = PlannedProduct::new(context, first)?;
+        let of_layer = |layer: usize| {
+            let blocks = (layer * one.blocks(), one.blocks());
+            let scratch = part(context, &pair.scratch, 0, blocks)?;
+            let left = part(context, left, 0, blocks)?;
+            let features = (layer * one.out_features(), one.out_features());
+            let epilogue = pair.epilogue.bias_of(context, features)?;
+            let inner = View::blocks(&scratch);
+            let problem = problem::output(&one, run.1, inner, &left, &epilogue, &pair.output);
+            let operands = ProductOperands {
+                lhs: scratch,
+                rhs: left,
+                bias: epilogue.bias,
+                merged: None,
+                out: pair.output.clone(),
+            };
+            Ok::<_, KernelError>((problem, operands))
+        };
+        let [(gate, of_gate), (other, of_other)] = [of_layer(0)?, of_layer(1)?];
+        let second = PlannedGated::new(context, pair.epilogue.activation, [gate, other])?;
+        let [of_first, _] = pair.operands();
+        Ok((first, of_first, second, [of_gate, of_other]))
+    };
+    let planned: Result<Vec<_>, KernelError> = runs(tokens, room).map(plan).collect();
+    for (first, of_first, second, of_second) in planned? {
+        first.launch(context, of_first);
+        second.launch(context, of_second);
+    }
+    Ok(())
 }
 
 /// Computes the gradients of [`forward`] from its input and factors: `dleft_j = G_jᵀ Z_j`,

@@ -9,7 +9,7 @@ use super::wgmma_plan::WgmmaBlueprint;
 use crate::context::Context;
 use crate::device::mma_element;
 use crate::error::KernelError;
-use crate::stream::plan::{MOST_SPLITS, StreamBlueprint};
+use crate::stream::plan::{StreamBlueprint, StreamLines, ways};
 use crate::tuning::token_class;
 
 /// Tiles that are measured beside the plan of the cost model, at most.
@@ -28,8 +28,8 @@ pub(crate) enum Choice {
     Wgmma(usize),
     /// A candidate of the product on tensor cores.
     Mma(usize),
-    /// Planes that share a depth, for few tokens.
-    Stream(usize),
+    /// Lines of a cube and planes that share their depth, for few tokens.
+    Stream(StreamLines, usize),
     /// A candidate of the tiles without tensor cores.
     Tiled(usize),
 }
@@ -41,7 +41,7 @@ impl Choice {
             .into_iter()
             .chain((0..WgmmaBlueprint::CANDIDATES).map(Choice::Wgmma))
             .chain((0..MmaBlueprint::CANDIDATES).map(Choice::Mma))
-            .chain((0..=MOST_SPLITS.ilog2()).map(|log| Choice::Stream(1 << log)))
+            .chain(ways().map(|(lines, splits)| Choice::Stream(lines, splits)))
             .chain((0..TiledBlueprint::CANDIDATES).map(Choice::Tiled))
     }
 
@@ -51,7 +51,7 @@ impl Choice {
             Choice::Model => "model".to_string(),
             Choice::Wgmma(index) => WgmmaBlueprint::candidate_name(index),
             Choice::Mma(index) => MmaBlueprint::candidate_name(index),
-            Choice::Stream(splits) => format!("stream {splits}"),
+            Choice::Stream(lines, splits) => format!("stream {} x {splits}", lines.count()),
             Choice::Tiled(index) => TiledBlueprint::candidate_name(index),
         }
     }
@@ -81,10 +81,10 @@ impl Choice {
                 let planned = MmaBlueprint::candidate(index, client, problem, element);
                 planned.map(|(blueprint, seconds)| (ProductPlan::Mma(blueprint), Some(seconds)))
             }
-            Choice::Stream(splits) => {
+            Choice::Stream(lines, splits) => {
                 let element = mma_element(client, dtype)?;
                 let plan = match StreamBlueprint::new(client, problem, element)? {
-                    Some(blueprint) => ProductPlan::Stream(blueprint.with_splits(client, splits)?),
+                    Some(blueprint) => ProductPlan::Stream(blueprint.with(client, lines, splits)?),
                     // Another token count of the class, where the model has its own way.
                     None => model,
                 };
@@ -104,7 +104,7 @@ impl Choice {
         match (self, model) {
             (Choice::Model, _) => true,
             (Choice::Tiled(_), ProductPlan::Tiled(_)) => true,
-            (Choice::Stream(splits), ProductPlan::Stream(blueprint)) => {
+            (Choice::Stream(_, splits), ProductPlan::Stream(blueprint)) => {
                 splits.max(blueprint.splits) <= 2 * splits.min(blueprint.splits)
             }
             (

@@ -18,7 +18,7 @@ use crate::error::KernelError;
 use crate::operand::{View, buffer};
 use crate::ptx::group_sums;
 use crate::strategy::Strategy;
-use crate::stream::kernel::stream_product;
+use crate::stream::kernel::{stream_gated, stream_product};
 use crate::tuning;
 
 /// Units per cube of the naive kernel.
@@ -275,6 +275,68 @@ impl PlannedProduct {
                     dtype,
                 );
             },
+        }
+    }
+}
+
+impl PlannedProduct {
+    /// Whether this product and `other` can be one kernel for few tokens, as its gate.
+    pub(super) fn streams_with<R: Runtime>(
+        &self,
+        context: &Context<'_, R>,
+        other: &PlannedProduct,
+    ) -> bool {
+        let (ProductPlan::Stream(blueprint), ProductPlan::Stream(_)) = (self.plan, other.plan)
+        else {
+            return false;
+        };
+        let strides = |view: View| [view.batch, view.row, view.column];
+        let sizes = |problem: &ProductProblem| {
+            let ProductProblem {
+                batches,
+                rows,
+                columns,
+                depth,
+                bias,
+                ..
+            } = *problem;
+            let views = [problem.lhs, problem.rhs, problem.out].map(strides);
+            ([batches, rows, columns, depth], views, bias)
+        };
+        sizes(&self.problem) == sizes(&other.problem)
+            && blueprint.validate_gated(context.client).is_ok()
+    }
+
+    /// Starts this product and the one that it gates, which [it streams with](Self::streams_with), as
+    /// one kernel.
+    pub(super) fn launch_gated<R: Runtime>(
+        self,
+        context: &Context<'_, R>,
+        [gate, other]: [ProductOperands<R>; 2],
+    ) {
+        let ProductPlan::Stream(blueprint) = self.plan else {
+            unreachable!("{:?} is no plan for few tokens", self.plan);
+        };
+        // SAFETY: the operands' shapes, strides and buffers have been checked by the context that the
+        // plan was made in; loads of lines past the end are clamped to the last one, loads past the
+        // depth or the tokens are left out, and stores are masked.
+        unsafe {
+            stream_gated::launch_unchecked::<R>(
+                context.client,
+                self.count,
+                CubeDim::new_1d(2 * blueprint.units() as u32),
+                self.address,
+                buffer(gate.lhs),
+                buffer(gate.rhs),
+                gate.bias.map(buffer).into(),
+                buffer(other.lhs),
+                buffer(other.rhs),
+                other.bias.map(buffer).into(),
+                buffer(other.out),
+                geometry(&self.problem),
+                blueprint,
+                context.dtype,
+            );
         }
     }
 }

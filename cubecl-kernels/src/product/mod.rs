@@ -8,6 +8,7 @@
 
 mod choice;
 mod cost;
+mod gated;
 pub(crate) mod kernel;
 mod launch;
 pub(crate) mod mma_plan;
@@ -17,6 +18,7 @@ mod problem;
 pub(crate) mod wgmma_plan;
 
 pub(crate) use cost::product_flops;
+pub(crate) use gated::PlannedGated;
 pub(crate) use launch::{PlannedProduct, ProductOperands, geometry, output_map, tensor_map};
 pub(crate) use pair::ProductPair;
 pub(crate) use plan::Along;

@@ -57,7 +57,11 @@ impl<R: Runtime> ProductPair<R> {
     }
 
     /// The tensors of a run of the tokens.
-    fn run(&self, context: &Context<'_, R>, run: (usize, usize)) -> Result<Self, KernelError> {
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device reads no tensors from there.
+    pub fn run(&self, context: &Context<'_, R>, run: (usize, usize)) -> Result<Self, KernelError> {
         Ok(Self {
             input: part(context, &self.input, 0, run)?,
             epilogue: self.epilogue.rows(context, run)?,
@@ -67,7 +71,8 @@ impl<R: Runtime> ProductPair<R> {
         })
     }
 
-    fn operands(self) -> [ProductOperands<R>; 2] {
+    /// Those of each product.
+    pub fn operands(self) -> [ProductOperands<R>; 2] {
         let [first, second] = self.factors;
         [
             ProductOperands {

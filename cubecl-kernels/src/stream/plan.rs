@@ -2,6 +2,7 @@
 
 use cubecl::prelude::*;
 
+use crate::couple::CoupleProblem;
 use crate::device::{check_cube, processors};
 use crate::epilogue::Finish;
 use crate::error::KernelError;
@@ -10,7 +11,40 @@ use crate::product::{ProductProblem, TokenAxis};
 use crate::ptx::MmaElement;
 
 /// Lines of a factor that a plane multiplies at a time.
-pub(crate) const LINES: usize = 16;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum StreamLines {
+    /// Half of a fragment: twice as many cubes, where lines are few.
+    Eight,
+    /// A whole fragment.
+    Sixteen,
+}
+
+impl StreamLines {
+    /// Both, fewer first.
+    pub const ALL: [StreamLines; 2] = [StreamLines::Eight, StreamLines::Sixteen];
+
+    /// How many there are.
+    pub fn count(self) -> usize {
+        match self {
+            StreamLines::Eight => 8,
+            StreamLines::Sixteen => 16,
+        }
+    }
+
+    /// Loads of each line that are under way at a time: as many bytes whatever the lines.
+    pub fn ahead(self) -> usize {
+        64 / self.count()
+    }
+
+    /// Sixteen, if that many at a time keep `processors` multiprocessors busy, else eight.
+    fn for_lines(lines: usize, processors: usize) -> Self {
+        if lines.div_ceil(StreamLines::Sixteen.count()) < processors {
+            StreamLines::Eight
+        } else {
+            StreamLines::Sixteen
+        }
+    }
+}
 
 /// Tokens of one tensor-core product.
 pub(crate) const TOKENS: usize = 8;
@@ -19,7 +53,7 @@ pub(crate) const TOKENS: usize = 8;
 pub(crate) const FEW_TOKENS: usize = 32;
 
 /// Planes that share a depth, at most.
-pub(crate) const MOST_SPLITS: usize = 16;
+const MOST_SPLITS: usize = 16;
 
 /// Bytes of depth below which a plane is not worth starting.
 const LEAST_BYTES: usize = 256;
@@ -28,9 +62,9 @@ const LEAST_BYTES: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct StreamBlueprint {
     pub element: MmaElement,
-    /// Groups of [`LINES`] outputs of a cube.
-    pub groups: usize,
-    /// Planes that share the depth of each group.
+    /// Outputs of a cube.
+    pub lines: StreamLines,
+    /// Planes that share the depth.
     pub splits: usize,
     /// Groups of [`TOKENS`] tokens.
     pub token_groups: usize,
@@ -45,10 +79,21 @@ pub(crate) struct StreamCoupledBlueprint {
     pub element: MmaElement,
     /// Blocks, each multiplied by planes of its own.
     pub blocks: usize,
+    /// Ranks of a cube.
+    pub lines: StreamLines,
     /// Planes that share the depth of each block.
     pub splits: usize,
     /// Groups of [`TOKENS`] tokens.
     pub token_groups: usize,
+    /// Whether the ranks of the output are split.
+    pub split_ranks: bool,
+}
+
+/// All ways to share a product, as lines of a cube and planes for each.
+pub(crate) fn ways() -> impl Iterator<Item = (StreamLines, usize)> {
+    let splits = || (0..=MOST_SPLITS.ilog2()).map(|log| 1 << log);
+    let of_lines = move |lines| splits().map(move |splits| (lines, splits));
+    StreamLines::ALL.into_iter().flat_map(of_lines)
 }
 
 /// Groups of tokens that a kernel is compiled for: a power of two.
@@ -70,9 +115,9 @@ pub(crate) fn streams(
         && view.allows_vectors(width, element.bytes(), [view.batch, line])
 }
 
-/// Planes that share a depth of `bytes`, if `lines` groups of lines are to keep `planes` busy.
-fn splits(lines: usize, bytes: usize, planes: usize, most: usize) -> usize {
-    let wanted = planes.div_ceil(lines).next_power_of_two();
+/// Planes that share a depth of `bytes`, if `groups` of lines are to keep `planes` busy.
+fn splits(groups: usize, bytes: usize, planes: usize, most: usize) -> usize {
+    let wanted = planes.div_ceil(groups).next_power_of_two();
     let useful = (bytes / LEAST_BYTES).max(1);
     let most = most.min(useful).max(1);
     // The largest power of two that is allowed.
@@ -98,13 +143,15 @@ impl StreamBlueprint {
         if !possible {
             return Ok(None);
         }
-        let lines = problem.columns.div_ceil(LINES) * problem.batches;
+        let processors = processors(client);
+        let lines = StreamLines::for_lines(problem.columns * problem.batches, processors);
+        let groups = problem.columns.div_ceil(lines.count()) * problem.batches;
         // 16 planes for each multiprocessor keep enough loads under way.
-        let planes = 16 * processors(client);
+        let planes = 16 * processors;
         let blueprint = Self {
             element,
-            groups: 1,
-            splits: splits(lines, depth * element.bytes(), planes, MOST_SPLITS),
+            lines,
+            splits: splits(groups, depth * element.bytes(), planes, MOST_SPLITS),
             token_groups: token_groups(problem.rows),
             split_columns: problem.split.is_some(),
             finish: problem.finish,
@@ -113,17 +160,22 @@ impl StreamBlueprint {
         Ok(Some(blueprint))
     }
 
-    /// The same with the depth shared by another number of planes.
+    /// The same with other lines, and the depth shared by another number of planes.
     ///
     /// # Errors
     ///
     /// [`KernelError::Unavailable`] if the device has no room for the cube.
-    pub fn with_splits<R: Runtime>(
+    pub fn with<R: Runtime>(
         self,
         client: &ComputeClient<R>,
+        lines: StreamLines,
         splits: usize,
     ) -> Result<Self, KernelError> {
-        let blueprint = Self { splits, ..self };
+        let blueprint = Self {
+            lines,
+            splits,
+            ..self
+        };
         blueprint.validate(client)?;
         Ok(blueprint)
     }
@@ -133,57 +185,84 @@ impl StreamBlueprint {
         check_cube(client, self.units(), stage)
     }
 
-    /// Units in a cube.
-    pub fn units(&self) -> usize {
-        self.groups * self.splits * 32
+    /// Checks that the device has room for the cube of two products.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if it has not.
+    pub fn validate_gated<R: Runtime>(&self, client: &ComputeClient<R>) -> Result<(), KernelError> {
+        let stage = 2 * self.stage_elements() * size_of::<f32>();
+        check_cube(client, 2 * self.units(), stage)
     }
 
-    /// Elements of shared memory: the sums of every plane.
+    /// Units in a cube, for each product.
+    pub fn units(&self) -> usize {
+        self.splits * 32
+    }
+
+    /// Sums of a plane.
+    pub fn plane_elements(&self) -> usize {
+        self.token_groups * TOKENS * self.lines.count()
+    }
+
+    /// Elements of shared memory, for each product: the sums of every plane.
     pub fn stage_elements(&self) -> usize {
-        self.groups * self.splits * self.token_groups * TOKENS * LINES
+        self.splits * self.plane_elements()
     }
 
     /// Cubes along each axis of the grid.
     pub fn cubes(&self, problem: &ProductProblem) -> [usize; 3] {
-        [
-            problem.columns.div_ceil(self.groups * LINES),
-            problem.batches,
-            1,
-        ]
+        let columns = problem.columns.div_ceil(self.lines.count());
+        [columns, problem.batches, 1]
     }
 }
 
 impl StreamCoupledBlueprint {
-    /// The blueprint for `blocks` products of `tokens` rows over a depth of `bytes`.
-    pub fn new(
-        element: MmaElement,
-        blocks: usize,
-        tokens: usize,
-        rank: usize,
-        bytes: usize,
-    ) -> Self {
-        let token_groups = token_groups(tokens);
-        // With 16 tokens, one plane per block was faster than two on an H100, with one token slower.
-        let most = if token_groups == 1 { 32 / blocks } else { 1 };
-        Self {
-            element,
-            blocks,
-            splits: splits(rank.div_ceil(LINES) * blocks, bytes, 4096, most),
-            token_groups,
-        }
-    }
-
-    /// The same with the depth shared by another number of planes.
+    /// The blueprint for the products of `problem`, over a depth of `bytes`.
     ///
     /// # Errors
     ///
     /// [`KernelError::Unavailable`] if the device has no room for the cube.
-    pub fn with_splits<R: Runtime>(
+    pub fn new<R: Runtime>(
+        client: &ComputeClient<R>,
+        element: MmaElement,
+        problem: &CoupleProblem,
+        bytes: usize,
+    ) -> Result<Self, KernelError> {
+        let blocks = problem.blocks;
+        let token_groups = token_groups(problem.tokens);
+        // With 16 tokens, one plane per block was faster than two on an H100, with one token slower.
+        let most = if token_groups == 1 { 32 / blocks } else { 1 };
+        let lines = StreamLines::for_lines(problem.rank, processors(client));
+        let groups = problem.rank.div_ceil(lines.count());
+        let blueprint = Self {
+            element,
+            blocks,
+            lines,
+            splits: splits(groups * blocks, bytes, 4096, most),
+            token_groups,
+            split_ranks: problem.split.is_some(),
+        };
+        blueprint.validate(client)?;
+        Ok(blueprint)
+    }
+
+    /// The same with other lines, and the depth shared by another number of planes.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Unavailable`] if the device has no room for the cube.
+    pub fn with<R: Runtime>(
         self,
         client: &ComputeClient<R>,
+        lines: StreamLines,
         splits: usize,
     ) -> Result<Self, KernelError> {
-        let blueprint = Self { splits, ..self };
+        let blueprint = Self {
+            lines,
+            splits,
+            ..self
+        };
         blueprint.validate(client)?;
         Ok(blueprint)
     }
@@ -198,6 +277,11 @@ impl StreamCoupledBlueprint {
         check_cube(client, self.units(), stage)
     }
 
+    /// Cubes of a grid for so many ranks.
+    pub fn cubes(&self, rank: usize) -> usize {
+        rank.div_ceil(self.lines.count())
+    }
+
     /// Units in a cube.
     pub fn units(&self) -> usize {
         self.blocks * self.splits * 32
@@ -205,6 +289,6 @@ impl StreamCoupledBlueprint {
 
     /// Elements of shared memory: the sums of every plane.
     pub fn stage_elements(&self) -> usize {
-        self.blocks * self.splits * self.token_groups * TOKENS * LINES
+        self.blocks * self.splits * self.token_groups * TOKENS * self.lines.count()
     }
 }

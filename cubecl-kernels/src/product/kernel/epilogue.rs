@@ -27,6 +27,23 @@ pub(crate) fn bias_pair<T: Float>(
     (low, high)
 }
 
+/// A sum with the bias of its column, which lies inside, where there is one.
+#[cube]
+pub(crate) fn add_bias<T: Float>(
+    sum: f32,
+    bias: &ComptimeOption<&[T]>,
+    geometry: &Geometry,
+    batch: usize,
+    column: usize,
+) -> f32 {
+    let mut sum = sum;
+    #[comptime]
+    if let ComptimeOption::Some(bias) = bias {
+        sum += f32::cast_from(bias[batch * geometry.bias_batch + column * geometry.bias_column]);
+    }
+    sum
+}
+
 /// The output of one sum: bias, activation and merge.
 #[cube]
 pub(crate) fn finish_one<T: Float>(
@@ -39,11 +56,7 @@ pub(crate) fn finish_one<T: Float>(
     column: usize,
     #[comptime] finish: Finish,
 ) -> f32 {
-    let mut sum = sum;
-    #[comptime]
-    if let ComptimeOption::Some(bias) = bias {
-        sum += f32::cast_from(bias[batch * geometry.bias_batch + column * geometry.bias_column]);
-    }
+    let sum = add_bias::<T>(sum, bias, geometry, batch, column);
     merge::<T>(
         activate(sum, finish.activation),
         merged,
