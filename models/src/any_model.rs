@@ -202,7 +202,7 @@ impl AnyModel {
                 let blocks = model.blocks.iter().flat_map(|block| {
                     let mut layers = block.attention.qkv.layers();
                     layers.extend([&block.attention.proj, &block.mlp.fc, &block.mlp.proj]);
-                    layers.push(&block.modulation);
+                    layers.extend(&block.modulation);
                     layers
                 });
                 blocks.collect()

@@ -6,8 +6,8 @@ use std::path::Path;
 use burn::module::Module;
 use burn::nn::Embedding;
 use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData, activation};
-use burn_blr::BlrLinear;
 use burn_blr::network::{VisibleKeys, narrow};
+use burn_blr::{BlrLinear, graph};
 use serde_json::Value;
 
 use crate::checkpoint::{ConfigKeys, MAX_LAYERS};
@@ -283,22 +283,21 @@ pub struct DitBlock {
     pub attention: Attention,
     /// Feed-forward block.
     pub mlp: Mlp,
-    /// `[hidden_size] -> [6 · hidden_size]`: shift, scale and gate of attention, then of the MLP.
-    pub modulation: BlrLinear,
+    /// `[hidden_size] -> [6 · hidden_size]`: shift, scale and gate of attention, then of the MLP. Nothing
+    /// where those of all blocks are [one layer](Dit::modulation).
+    pub modulation: Option<BlrLinear>,
 }
+
+/// Shift, scale and gate of attention and MLP.
+const MODULATIONS: usize = 6;
 
 impl DitBlock {
     /// Applies the block to the stream.
     ///
     /// # Shapes
     ///
-    /// - `condition`: `[batch, hidden_size]`, behind its SiLU
-    fn forward(&self, stream: &mut ResidualStream, condition: &Tensor<2>) {
-        let [batch, hidden] = condition.dims();
-        // [batch, 6 hidden] -> [batch, 6, hidden]
-        let all = self.modulation.forward(condition.clone());
-        let all = all.reshape([batch, 6, hidden]);
-        let part = |n| narrow(all.clone(), 1, n, 1); // [batch, 1, hidden]
+    /// - `part` of 0 to 5: `[batch, 1, hidden_size]`, the modulations
+    fn forward(&self, stream: &mut ResidualStream, part: impl Fn(usize) -> Tensor<3>) {
         let normed = stream.modulated(NORM_EPSILON, part(0), part(1));
         let attended = self
             .attention
@@ -350,6 +349,9 @@ pub struct Dit {
     pub labels: Embedding,
     /// The blocks, first to last.
     pub blocks: Vec<DitBlock>,
+    /// The modulations of all blocks, one after the other, where they are one layer:
+    /// `[hidden_size] -> [blocks · 6 · hidden_size]`.
+    pub modulation: Option<BlrLinear>,
     /// The layer after the blocks.
     pub final_layer: DitFinalLayer,
     /// Added to the tokens, `[1, patches, hidden_size]`. Not a parameter.
@@ -416,6 +418,38 @@ impl Dit {
     ) -> Result<Self, ModelError> {
         let (model, _) = loader::dit::init(config, plan, device, dtype)?;
         Ok(model)
+    }
+
+    /// The same model with the modulations of all blocks as one layer, where their structures are the
+    /// same: all read the timestep and the class alone, so two launches take the place of two for each
+    /// block. The outputs are the same.
+    ///
+    /// For inference: a joined model has other layers than its checkpoint, so it can be neither saved
+    /// nor compressed.
+    pub fn joined(mut self) -> Self {
+        let layers: Option<Vec<_>> = self
+            .blocks
+            .iter()
+            .map(|block| block.modulation.as_ref())
+            .collect();
+        if let Some(joined) = layers.as_deref().and_then(BlrLinear::join) {
+            self.modulation = Some(joined);
+            for block in &mut self.blocks {
+                block.modulation = None;
+            }
+        }
+        self
+    }
+
+    /// The same model with fewer launches on devices where those count: see [`Dit::joined`].
+    ///
+    /// It can be neither saved nor compressed then.
+    pub fn for_inference(self) -> Self {
+        if graph::captures(&self.device()) {
+            self.joined()
+        } else {
+            self
+        }
     }
 
     /// The configuration.
@@ -519,9 +553,26 @@ impl Dit {
         let label = self.labels.forward(y.reshape([batch, 1]));
         let label = label.reshape([batch, config.hidden_size]);
         let condition = activation::silu(self.timestep.forward(t, dtype) + label);
+        let hidden = config.hidden_size;
+        // [batch, n 6 hidden] -> [batch, n 6, hidden]
+        let modulations = |layer: &BlrLinear| {
+            let all = layer.forward(condition.clone());
+            let [_, features] = all.dims();
+            all.reshape([batch, features / hidden, hidden])
+        };
+        let joined = self.modulation.as_ref().map(modulations);
         let mut stream = ResidualStream::new(x);
-        for block in &self.blocks {
-            block.forward(&mut stream, &condition);
+        for (n, block) in self.blocks.iter().enumerate() {
+            let own = block
+                .modulation
+                .as_ref()
+                .map(|layer| (modulations(layer), 0));
+            let of_joined = || Some((joined.clone()?, n * MODULATIONS));
+            let Some((all, first)) = own.or_else(of_joined) else {
+                unreachable!("block {n} has no modulation, and neither has the model");
+            };
+            // [batch, 1, hidden]
+            block.forward(&mut stream, |part| narrow(all.clone(), 1, first + part, 1));
             on_block(&mut stream);
         }
         let x = self.final_layer.forward(stream, condition);

@@ -270,14 +270,16 @@ impl Llama {
         Ok(model)
     }
 
-    /// The same model with query, key and value of each block as one layer, where their widths and
-    /// structures are the same (dense ones may differ in width): fewer launches, the same outputs.
+    /// The same model with query, key and value of each block as one layer, and with gate and up
+    /// projection as one, where their widths and structures are the same (dense ones may differ in
+    /// width): fewer launches, the same outputs.
     ///
     /// For inference: a joined model has other layers than its checkpoint, so it can be neither saved
     /// nor compressed.
     pub fn joined(mut self) -> Self {
         for block in &mut self.blocks {
             block.attention.qkv.join();
+            block.mlp.join();
         }
         self
     }

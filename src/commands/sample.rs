@@ -35,7 +35,7 @@ pub fn run(common: &Common, arguments: &SampleArguments) -> Result<(), CommandEr
     check_out(&arguments.out)?;
     let checkpoint = Checkpoint::open(&arguments.checkpoint)?;
     let chosen = common.choose_device()?;
-    let model = Dit::load(&checkpoint, &chosen.device, chosen.dtype)?;
+    let model = Dit::load(&checkpoint, &chosen.device, chosen.dtype)?.for_inference();
     let channels = model.config().in_channels;
     let decoder = match &arguments.vae {
         None => None,

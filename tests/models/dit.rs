@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use burn::module::Module;
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
 use burn_blr::{Method, OutputOrder, Structure};
 use models::{
     AnyLanguageModel, Checkpoint, DiffusionSampler, DiffusionSchedule, Dit, DitConfig, ModelError,
@@ -451,6 +452,30 @@ fn layers_are_listed_in_the_order_of_the_model() {
 }
 
 #[rstest]
+#[case::dense(None)]
+#[case::low_rank(Some(Method::LowRank))]
+#[case::monarch(Some(Method::Monarch))]
+#[case::blast(Some(Method::Blast))]
+fn modulations_are_joined(#[case] method: Option<Method>) {
+    let plan = method.map(|method| Plan::keep(method, 0.5));
+    let device = Device::flex();
+    let model = Dit::init(&tiny(), plan.as_ref(), &device, FloatDType::F32).unwrap();
+    let parameters = model.num_params();
+    let output = |model: &Dit| {
+        let x = Tensor::<1, Int>::arange(0..2 * 4 * 64, &device).float();
+        let x = (x * 0.37).sin().reshape([2, 4, 8, 8]);
+        let y = model.classes(&[1, 10]).unwrap();
+        host(model.forward(x, model.timesteps(&[5, 800]), y).unwrap())
+    };
+    let apart = output(&model);
+    let joined = model.joined();
+    assert!(joined.modulation.is_some());
+    assert!(joined.blocks.iter().all(|block| block.modulation.is_none()));
+    assert_eq!(joined.num_params(), parameters);
+    assert!(max_difference(&output(&joined), &apart) < 1e-5);
+}
+
+#[rstest]
 fn random_models_have_the_structures_of_their_plan(
     #[values(Method::LowRank, Method::Monarch, Method::Blast)] method: Method,
     #[values(FloatDType::F32, FloatDType::BF16)] dtype: FloatDType,
@@ -468,7 +493,10 @@ fn random_models_have_the_structures_of_their_plan(
             (&block.attention.proj, &dense.attention.proj),
             (&block.mlp.fc, &dense.mlp.fc),
             (&block.mlp.proj, &dense.mlp.proj),
-            (&block.modulation, &dense.modulation),
+            (
+                block.modulation.as_ref().unwrap(),
+                dense.modulation.as_ref().unwrap(),
+            ),
         ] {
             assert_eq!(layer.structure().method(), Some(method));
             assert_eq!(layer.features(), dense.features());

@@ -372,7 +372,7 @@ fn a_joined_model_gives_the_same_logits(#[case] method: Option<Method>, #[case] 
         ..tiny()
     };
     let plan = method.map(|method| Plan {
-        rules: vec![rule("(q|k|v)_proj", method, 8)],
+        rules: vec![rule("(q|k|v|gate|up)_proj", method, 8)],
     });
     let device = Device::flex();
     let model = Llama::init(&config, plan.as_ref(), &device, FloatDType::F32).unwrap();
@@ -386,6 +386,7 @@ fn a_joined_model_gives_the_same_logits(#[case] method: Option<Method>, #[case] 
     let joined = model.joined();
     for block in &joined.blocks {
         assert_eq!(block.attention.qkv.layers().len(), 1);
+        assert!(block.mlp.gate.is_none());
     }
     assert_eq!(joined.num_params(), parameters);
     assert!(max_difference(&logits(&joined), &apart) < 1e-5);
@@ -394,12 +395,13 @@ fn a_joined_model_gives_the_same_logits(#[case] method: Option<Method>, #[case] 
 #[test]
 fn layers_that_differ_stay_apart() {
     let plan = Plan {
-        rules: vec![rule("q_proj", Method::LowRank, 6)],
+        rules: vec![rule("(q|up)_proj", Method::LowRank, 6)],
     };
     let device = Device::flex();
     let model = Llama::init(&tiny(), Some(&plan), &device, FloatDType::F32).unwrap();
     for block in &model.joined().blocks {
         assert_eq!(block.attention.qkv.layers().len(), 3);
+        assert!(block.mlp.gate.is_some());
     }
 }
 

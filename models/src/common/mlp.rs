@@ -10,14 +10,18 @@ use super::Activation;
 /// `proj(activation(gate(x)) · fc(x))` (SwiGLU where the activation is SiLU).
 #[derive(Module, Debug)]
 pub struct Mlp {
-    /// From the hidden width to the inner width: what the activation multiplies, where there is one.
+    /// From the hidden width to the inner width: what the activation multiplies, where there is one
+    /// that is not joined with `fc`.
     pub gate: Option<BlrLinear>,
-    /// From the hidden width to the inner width.
+    /// From the hidden width to the inner width; with the gate before it in a model that is joined.
     pub fc: BlrLinear,
     /// Back to the hidden width.
     pub proj: BlrLinear,
     #[module(skip)]
     activation: Activation,
+    /// Whether `fc` is the gate and what it multiplies.
+    #[module(skip)]
+    joined: bool,
 }
 
 impl Mlp {
@@ -28,6 +32,7 @@ impl Mlp {
             fc,
             proj,
             activation,
+            joined: false,
         }
     }
 
@@ -38,6 +43,20 @@ impl Mlp {
             fc,
             proj,
             activation,
+            joined: false,
+        }
+    }
+
+    /// Makes the gate and what it multiplies one layer, where that [can be done](BlrLinear::join) and the
+    /// layer knows the activation.
+    pub(crate) fn join(&mut self) {
+        if let Some(gate) = &self.gate
+            && self.activation.of_layers().is_some()
+            && let Some(joined) = BlrLinear::join(&[gate, &self.fc])
+        {
+            self.fc = joined;
+            self.gate = None;
+            self.joined = true;
         }
     }
 
@@ -48,9 +67,10 @@ impl Mlp {
     /// - `x`, output: `[batch, tokens, features]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         // [batch, tokens, features] -> [batch, tokens, inner]
-        let inner = match &self.gate {
-            None => activated(&self.fc, x, self.activation, None),
-            Some(gate) => {
+        let inner = match (&self.gate, self.activation.of_layers()) {
+            (None, Some(activation)) if self.joined => self.fc.forward_gated(x, activation),
+            (None, _) => activated(&self.fc, x, self.activation, None),
+            (Some(gate), _) => {
                 let inner = self.fc.forward(x.clone());
                 activated(gate, x, self.activation, Some(inner))
             }

@@ -133,7 +133,7 @@ fn build(
                 weights.linear(fc2)?,
                 Activation::GeluTanh,
             ),
-            modulation: weights.linear(modulation)?,
+            modulation: Some(weights.linear(modulation)?),
         });
     }
 
@@ -150,6 +150,7 @@ fn build(
         timestep,
         labels,
         blocks,
+        modulation: None,
         final_layer,
         positions: Tensor::from_data(positions, (device, DType::from(dtype))),
         config: config.clone(),

@@ -186,7 +186,7 @@ impl Network {
             }
             Family::DitXl => {
                 let config = DitConfig::dit_xl_2();
-                Self::Dit(Dit::init(&config, plan, device, dtype)?)
+                Self::Dit(Dit::init(&config, plan, device, dtype)?.for_inference())
             }
             Family::VitB => {
                 let config = VitConfig::vit_b_16();
