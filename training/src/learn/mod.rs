@@ -12,6 +12,7 @@ mod metric;
 mod optimizer;
 mod options;
 mod order;
+mod pump;
 mod run;
 mod run_folder;
 mod schedule;

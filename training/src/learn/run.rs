@@ -26,6 +26,7 @@ use super::export::{self, Around};
 use super::failure::Failure;
 use super::metric::{Listener, Loss, Shared};
 use super::optimizer::optimizer;
+use super::pump::Pump;
 use super::run_folder::{RunFolder, Settings};
 use super::schedule::WarmupCosine;
 use super::silent::Silent;
@@ -514,6 +515,11 @@ fn run_rounds(
     if round > 0 {
         training = training.checkpoint(round);
     }
+    // Stops when this returns.
+    let _pump = match options.exchange {
+        Exchange::AllReduce if request.devices.len() > 1 => Some(Pump::start(request.devices)),
+        _ => None,
+    };
     Ok(training.launch(learner).model)
 }
 
