@@ -72,8 +72,6 @@ impl PlannedFused {
         let planned = || Self::new(context, inner, output);
         match context.strategy {
             Strategy::Fused => planned().map(Some),
-            // For several layers it has not been timed.
-            Strategy::Auto | Strategy::Tuned if output.batches != inner.batches => Ok(None),
             Strategy::Auto | Strategy::Tuned => {
                 let Some(apart) = seconds_apart(context, &inner, &output) else {
                     return Ok(None);
