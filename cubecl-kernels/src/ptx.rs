@@ -93,6 +93,23 @@ pub(crate) fn sync_some(barrier: u32, #[comptime] units: usize) {
     gpu_asm!("bar.sync {barrier}, {units};", barrier = in(_) value::<u32>(barrier));
 }
 
+/// Waits for all units of all cubes of the cluster, whose writes to shared memory are seen by all then.
+#[cube]
+pub(crate) fn sync_cluster() {
+    gpu_asm!("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;");
+}
+
+/// What a `cube` of the cluster has at the place that has this `address` in one's own shared memory.
+#[cube]
+pub(crate) fn load_of_cube(address: u32, #[comptime] cube: u32) -> f32 {
+    let out: f32;
+    gpu_asm!(
+        "{{ .reg .u32 a; mapa.shared::cluster.u32 a, {address}, {cube}; ld.shared::cluster.f32 {out}, [a]; }}",
+        out = out(_) out, address = in(_) value::<u32>(address), options(readonly),
+    );
+    out
+}
+
 /// Keeps `registers`, a multiple of 8, for each unit of the group of four planes and gives back the
 /// rest; all four have to come here.
 #[cube]

@@ -4,8 +4,8 @@ use cubecl::prelude::*;
 
 use super::geometry::{geometry, rows};
 use super::kernel::flash::flash_attention;
-use super::kernel::single::{join_shares, single_query_attention};
-use super::plan::{AttentionPlan, splits};
+use super::kernel::single::{clustered_attention, join_shares, single_query_attention};
+use super::plan::{AttentionPlan, clusters, splits};
 use super::problem::{AttentionProblem, Visible};
 use crate::context::Context;
 use crate::device::{cube_count, cubes_for_elements};
@@ -35,14 +35,14 @@ pub struct Attention<R: Runtime> {
 }
 
 /// Elements (`f32`) of scratch that an attention of these sizes needs: where a single query of few
-/// heads has many keys, several cubes divide them.
+/// heads has many keys, several cubes divide them, and on some devices have to hand over by memory.
 pub fn scratch_elements<R: Runtime>(
     client: &ComputeClient<R>,
     [batch, heads, tokens, width]: [usize; 4],
     keys: usize,
 ) -> usize {
     match (tokens, splits(client, batch * heads, keys)) {
-        (1, splits) if splits > 1 => batch * heads * splits * (width + 2),
+        (1, splits) if splits > 1 && !clusters(client) => batch * heads * splits * (width + 2),
         _ => 0,
     }
 }
@@ -135,6 +135,25 @@ pub fn attention<R: Runtime>(
         },
         // SAFETY: as above; keys are read up to the last one, and vectors are used only where the
         // width, strides and addresses are multiples of them.
+        AttentionPlan::Single(blueprint) if blueprint.splits > 1 && clusters(client) => unsafe {
+            clustered_attention::launch_unchecked::<R>(
+                client,
+                count,
+                CubeDim::new_1d(blueprint.units as u32),
+                address,
+                blueprint.vector,
+                query,
+                key,
+                value,
+                position.into(),
+                buffer(output),
+                geometry(&problem),
+                blueprint,
+                dtype,
+                index,
+            );
+        },
+        // SAFETY: as above.
         AttentionPlan::Single(blueprint) => unsafe {
             single_query_attention::launch_unchecked::<R>(
                 client,

@@ -30,13 +30,24 @@ const SHARED_KEYS: usize = 128;
 /// Most cubes that divide the keys of a head: each is one more pass when they are joined.
 const MAX_SPLITS: usize = 16;
 
+/// Most cubes of a cluster, on every device that has any.
+const MAX_CLUSTER: usize = 8;
+
+/// Whether cubes can read each other's shared memory.
+pub(crate) fn clusters<R: Runtime>(client: &ComputeClient<R>) -> bool {
+    client.properties().features.cube_cluster
+}
+
 /// Cubes that divide the keys of each of `heads` heads, for a single query: enough for every
 /// multiprocessor to have two.
 pub(crate) fn splits<R: Runtime>(client: &ComputeClient<R>, heads: usize, keys: usize) -> usize {
     let by_device = (2 * processors(client)).div_ceil(heads.max(1));
-    by_device
-        .min(keys.div_ceil(SHARED_KEYS))
-        .clamp(1, MAX_SPLITS)
+    let most = if clusters(client) {
+        MAX_CLUSTER
+    } else {
+        MAX_SPLITS
+    };
+    by_device.min(keys.div_ceil(SHARED_KEYS)).clamp(1, most)
 }
 
 /// How an attention is computed.
@@ -44,7 +55,7 @@ pub(crate) fn splits<R: Runtime>(client: &ComputeClient<R>, heads: usize, keys: 
 pub(crate) enum AttentionPlan {
     /// Tiles of queries by tensor cores.
     Flash(FlashBlueprint),
-    /// One cube for the only query of a head.
+    /// One cube for the only query of a head, or several.
     Single(SingleBlueprint),
 }
 
@@ -160,10 +171,15 @@ impl SingleBlueprint {
         self.units / self.pieces()
     }
 
-    /// Elements (`f32`) of shared memory: the query, weights, one entry per unit, and the sums of
-    /// all groups.
+    /// Vectors of the sums of all groups.
+    pub fn sums(&self) -> usize {
+        self.groups() * self.pieces()
+    }
+
+    /// Elements (`f32`) of shared memory: the query, weights, one entry per unit, the sums of all
+    /// groups, and what a cluster is joined in.
     pub fn shared_elements(&self) -> usize {
-        self.width + WEIGHTS + self.units + self.groups() * self.width
+        self.width + WEIGHTS + self.units + self.groups() * self.width + self.width + 2
     }
 }
 
