@@ -59,7 +59,7 @@ pub fn forward<R: Runtime>(
     if tokens * out_features == 0 {
         return Ok(());
     }
-    let product = |weight, epilogue: Epilogue<R>| {
+    let product = |weight, epilogue: Epilogue<R>, output: TensorBinding<R>| {
         let problem = ProductProblem {
             batches: 1,
             rows: tokens,
@@ -82,22 +82,22 @@ pub fn forward<R: Runtime>(
             rhs: weight,
             bias: epilogue.bias,
             merged: epilogue.merged.map(|(_, merged)| merged),
-            out: output.clone(),
+            out: output,
         };
         (problem, operands)
     };
     if !epilogue.gated {
-        let (problem, operands) = product(weight, epilogue);
+        let (problem, operands) = product(weight, epilogue, output);
         PlannedProduct::new(&context, problem)?.launch(&context, operands);
         return Ok(());
     }
     let of_layer = |layer: usize| {
         let features = (layer * written, written);
         let weight = part(&context, &weight, 1, features)?;
-        Ok::<_, KernelError>(product(weight, epilogue.bias_of(&context, features)?))
+        let (epilogue, output) = epilogue.of_layer(&context, features, &output)?;
+        Ok::<_, KernelError>(product(weight, epilogue, output))
     };
     let [(gate, of_gate), (other, of_other)] = [of_layer(0)?, of_layer(1)?];
-    let planned = PlannedGated::new(&context, epilogue.activation, [gate, other])?;
-    planned.launch(&context, [of_gate, of_other]);
+    PlannedGated::new(&context, [gate, other])?.launch(&context, [of_gate, of_other]);
     Ok(())
 }

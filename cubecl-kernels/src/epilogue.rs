@@ -108,11 +108,7 @@ impl<R: Runtime> Epilogue<R> {
     /// # Errors
     ///
     /// As [`Epilogue::rows`].
-    pub(crate) fn features(
-        &self,
-        context: &Context<'_, R>,
-        run: (usize, usize),
-    ) -> Result<Self, KernelError> {
+    fn features(&self, context: &Context<'_, R>, run: (usize, usize)) -> Result<Self, KernelError> {
         Ok(Self {
             merged: self.merged_part(context, 1, run)?,
             activation: self.activation,
@@ -120,16 +116,43 @@ impl<R: Runtime> Epilogue<R> {
         })
     }
 
+    /// What is done to one of several layers whose outputs lie side by side in `output`, and where its
+    /// own go: of a gate, which comes first, and what it is multiplied with, both to the same place.
+    /// `features` are those of the layer among those of all.
+    ///
+    /// # Errors
+    ///
+    /// As [`Epilogue::rows`].
+    pub(crate) fn of_layer(
+        &self,
+        context: &Context<'_, R>,
+        features: (usize, usize),
+        output: &TensorBinding<R>,
+    ) -> Result<(Self, TensorBinding<R>), KernelError> {
+        if !self.gated {
+            let output = part(context, output, 1, features)?;
+            return Ok((self.features(context, features)?, output));
+        }
+        let biased = self.bias_of(context, features)?;
+        let epilogue = match features {
+            (0, _) => Self {
+                activation: self.activation,
+                ..biased
+            },
+            _ => Self {
+                merged: Some((Merge::Times, output.clone())),
+                ..biased
+            },
+        };
+        Ok((epilogue, output.clone()))
+    }
+
     /// Nothing but the bias of a run of the features.
     ///
     /// # Errors
     ///
     /// As [`Epilogue::rows`].
-    pub(crate) fn bias_of(
-        &self,
-        context: &Context<'_, R>,
-        run: (usize, usize),
-    ) -> Result<Self, KernelError> {
+    fn bias_of(&self, context: &Context<'_, R>, run: (usize, usize)) -> Result<Self, KernelError> {
         let bias = self.bias.as_ref();
         Ok(Self {
             bias: bias.map(|bias| part(context, bias, 0, run)).transpose()?,

@@ -4,6 +4,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use crate::error::{KernelError, Requirement};
+use crate::stream::plan::FEW_TOKENS;
 
 /// Sizes of a low-rank weight, `W = u v`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +80,12 @@ impl FromStr for OutputOrder {
             }),
         }
     }
+}
+
+/// Layers of one input that are multiplied at once: all where that saves more than memory, one where
+/// tokens are many.
+pub(crate) fn layers_at_once(layers: usize, tokens: usize) -> usize {
+    if tokens <= FEW_TOKENS { layers } else { 1 }
 }
 
 fn non_zero(what: &'static str, actual: usize) -> Result<(), KernelError> {
@@ -242,9 +249,21 @@ impl MonarchDims {
         self.layers * self.rank
     }
 
-    /// Shape of one scratch tensor, `[b, tokens, r]` for each layer.
+    /// Shape of the scratch tensor of a forward pass, `[b, tokens, r]`: with the blocks of all layers where
+    /// tokens are few (up to 32), with those of one where layers are done one after the other.
     pub fn scratch_shape(&self, tokens: usize) -> [usize; 3] {
+        let layers = layers_at_once(self.layers, tokens);
+        [layers * self.blocks, tokens, self.rank]
+    }
+
+    /// Shape of the scratch tensor of a backward pass, `[b, tokens, r]`, with the blocks of all layers.
+    pub fn backward_scratch_shape(&self, tokens: usize) -> [usize; 3] {
         [self.left_blocks(), tokens, self.rank]
+    }
+
+    /// Number of weights that are multiplied with one input.
+    pub fn count(&self) -> usize {
+        self.layers
     }
 
     /// Order of the output features.
@@ -333,9 +352,11 @@ impl BlastDims {
         self.rank * (self.layers * inputs + self.out_features)
     }
 
-    /// Shape of one scratch tensor, `[b, tokens, r]`, with the ranks of all layers.
+    /// Shape of one scratch tensor, `[b, tokens, r]`: with the ranks of all layers where tokens are few
+    /// (up to 32), with those of one where layers are done one after the other.
     pub fn scratch_shape(&self, tokens: usize) -> [usize; 3] {
-        [self.blocks, tokens, self.ranks()]
+        let layers = layers_at_once(self.layers, tokens);
+        [self.blocks, tokens, layers * self.rank]
     }
 
     /// Shape of `u`, `[b, out/b, r]`, with the blocks of all layers.

@@ -323,7 +323,8 @@ fn check_layers<R: Runtime>(
     let bias = side_by_side(&|data| data.bias.values.repeat(tokens));
     let bias = &bias[..layers * m];
     let (output, epilogue) = setting.finish(client, [tokens, layers * m], Some(bias));
-    let coupled = setting.scratch(client, tokens, |tokens| all.scratch_shape(tokens));
+    let [blocks, _, ranks] = all.scratch_shape(tokens);
+    let coupled = setting.scratch(client, tokens, |room| [blocks, room, ranks]);
     let joined = |shape: [usize; 3], f: &dyn Fn(usize, usize, usize) -> f64| {
         setting.input(client, &shape, &Blocks::from_fn(shape, f).values)
     };

@@ -74,7 +74,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 u: binding(&u),
                 v: binding(&v),
                 epilogue: epilogue(&bias, activation, &merged),
-                inner: scratch(&input, |tokens| dims.scratch_shape(tokens)),
+                inner: scratch(&input, dims.scratch_shape(tokens), 0),
                 output: binding(&output),
             };
             low_rank::forward(&input.client, operands, &dims, element(&input), &chosen())?;
@@ -144,7 +144,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 epilogue: epilogue(&bias, activation, &merged),
                 output: binding(&output),
             };
-            let scratch = |_| scratch(&input, |tokens| dims.scratch_shape(tokens));
+            let scratch = |shape| scratch(&input, shape, 1);
             let (client, dtype) = (&input.client, element(&input));
             monarch::forward(client, operands, &dims, dtype, &chosen(), scratch)?;
             Ok(output)
@@ -167,7 +167,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let launch = || {
             let dims = monarch_dims(&right, &left, order)?;
-            let scratch = dims.scratch_shape(input.meta.shape()[0]);
+            let scratch = dims.backward_scratch_shape(input.meta.shape()[0]);
             let grad_input = over_or_empty(&grad, &input, input.meta.shape().dims::<2>());
             let gradients = (grad_input, empty_like(&right), empty_like(&left));
             let operands = monarch::MonarchBackward {
@@ -213,7 +213,7 @@ impl<R: CubeRuntime> BlrBackend for CubeBackend<R> {
                 s: binding(&s),
                 v: binding(&v),
                 epilogue: epilogue(&bias, activation, &merged),
-                coupled: scratch(&input, |tokens| dims.scratch_shape(tokens)),
+                coupled: scratch(&input, dims.scratch_shape(tokens), 1),
                 output: binding(&output),
             };
             blast::forward(&input.client, operands, &dims, element(&input), &chosen())?;
@@ -380,14 +380,17 @@ fn output<R: CubeRuntime>(
     }
 }
 
-/// Memory between the products of a layer, of a `shape` for as many tokens as the limit allows.
+/// Memory between the products of a layer, of the `shape` that all tokens need, but for as many as the
+/// limit allows; `axis` counts them.
 fn scratch<R: CubeRuntime, const D: usize>(
     input: &CubeTensor<R>,
-    shape: impl Fn(usize) -> [usize; D],
+    mut shape: [usize; D],
+    axis: usize,
 ) -> TensorBinding<R> {
-    let elements: usize = shape(1).iter().product();
-    let tokens = tokens_at_a_time(input.meta.shape()[0], elements * input.dtype.size());
-    empty(input, shape(tokens)).binding()
+    let (tokens, elements) = (shape[axis], shape.iter().product::<usize>());
+    let bytes = elements / tokens.max(1) * input.dtype.size();
+    shape[axis] = tokens_at_a_time(tokens, bytes);
+    empty(input, shape).binding()
 }
 
 fn empty<R: CubeRuntime, const D: usize>(like: &CubeTensor<R>, shape: [usize; D]) -> CubeTensor<R> {

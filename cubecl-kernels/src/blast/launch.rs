@@ -9,7 +9,7 @@ use crate::couple::{PlannedCouple, PlannedCoupleGradient};
 use crate::coupled_product::{CoupledOperands, PlannedCoupledProduct};
 use crate::epilogue::Epilogue;
 use crate::error::{KernelError, Requirement};
-use crate::format::BlastDims;
+use crate::format::{BlastDims, layers_at_once};
 use crate::operand::{along, part};
 use crate::product::{PlannedGated, PlannedProduct, ProductOperands};
 use crate::strategy::Strategy;
@@ -66,8 +66,9 @@ pub struct BlastBackward<R: Runtime> {
 ///
 /// Sums in `f32`; `Z` is stored in `dtype`, as is `Y` on the way unless tokens are few. Launches the
 /// product with its coupling, or one after the other, and the product after it; nothing for zero
-/// tokens. Several [layers](BlastDims::layers) share all but the last, and that too where tokens are few;
-/// their outputs lie side by side, or are [gated](Epilogue::gated).
+/// tokens. Several [layers](BlastDims::layers), whose outputs lie side by side or are
+/// [gated](Epilogue::gated), share the launches where tokens are few, and are done one after the other
+/// where they are many.
 ///
 /// # Errors
 ///
@@ -98,23 +99,30 @@ pub fn forward<R: Runtime>(
     context.input("v", &v, &dims.v_shape())?;
     let out_features = epilogue.check(&mut context, tokens, (dims.count(), dims.out_features()))?;
     let held = held_tokens(&coupled, 1, tokens);
-    context.output("coupled", &coupled, &dims.scratch_shape(held))?;
+    let [blocks, _, ranks] = dims.scratch_shape(tokens);
+    context.output("coupled", &coupled, &[blocks, held, ranks])?;
     context.output("output", &output, &[tokens, out_features])?;
     if tokens == 0 {
         return Ok(());
     }
 
-    let plan = |run: (usize, usize)| {
+    // Layers that are done at once.
+    let together = layers_at_once(dims.count(), tokens);
+    let dims_of_part = dims.layers(together)?;
+    let plan = |(run, layer): ((usize, usize), usize)| {
+        let dims = &dims_of_part;
         let coupled = along(&coupled, 1, run.1);
         let input = part(&context, &input, 0, run)?;
         let output = part(&context, &output, 0, run)?;
         let epilogue = epilogue.rows(&context, run)?;
+        let ranks = (layer * dims.rank(), dims.ranks());
+        let (v, s) = (part(&context, &v, 1, ranks)?, part(&context, &s, 2, ranks)?);
         // `Y`, where it is stored at all, lies where its couplings will.
         let product = problem::inner(dims, run.1, &input, &v, &coupled);
         let mut couple = problem::coupled(dims, run.1, &s, &coupled, &coupled);
         // With few tokens, layers can be stored one after the other: blocks like those of one.
         let mut layers = None;
-        if dims.count() > 1
+        if together > 1
             && let Some(apart) = layers_apart(dims, &coupled, run.1)
         {
             let stored = problem::coupled_apart(dims, run.1, &s, &coupled, &apart);
@@ -126,8 +134,8 @@ pub fn forward<R: Runtime>(
         let first = PlannedCoupledProduct::new(&context, product, couple)?;
         let of_first = CoupledOperands {
             lhs: input,
-            rhs: v.clone(),
-            coupling: s.clone(),
+            rhs: v,
+            coupling: s,
             out: coupled.clone(),
         };
         let second = |coupled, u, epilogue: Epilogue<R>, output| {
@@ -141,31 +149,27 @@ pub fn forward<R: Runtime>(
             };
             (problem, operands)
         };
-        let of_layer = |layer: usize| {
-            let blocks = (layer * dims.blocks(), dims.blocks());
+        let of_layer = |inside: usize| {
+            let blocks = (inside * dims.blocks(), dims.blocks());
             let coupled = match &layers {
                 Some(layers) => part(&context, layers, 0, blocks)?,
-                None => part(&context, &coupled, 2, (layer * dims.rank(), dims.rank()))?,
+                None => part(&context, &coupled, 2, (inside * dims.rank(), dims.rank()))?,
             };
+            let blocks = ((layer + inside) * dims.blocks(), dims.blocks());
             let u = part(&context, &u, 0, blocks)?;
             let features = dims.out_features() / dims.count();
-            let features = (layer * features, features);
-            let (epilogue, output) = if epilogue.gated {
-                (epilogue.bias_of(&context, features)?, output.clone())
-            } else {
-                let output = part(&context, &output, 1, features)?;
-                (epilogue.features(&context, features)?, output)
-            };
+            let features = ((layer + inside) * features, features);
+            let (epilogue, output) = epilogue.of_layer(&context, features, &output)?;
             Ok::<_, KernelError>(second(coupled, u, epilogue, output))
         };
-        let seconds = if epilogue.gated {
+        let seconds = if epilogue.gated && together > 1 {
             let [(gate, of_gate), (other, of_other)] = [of_layer(0)?, of_layer(1)?];
-            let planned = PlannedGated::new(&context, epilogue.activation, [gate, other])?;
+            let planned = PlannedGated::new(&context, [gate, other])?;
             Seconds::Gated(planned, [of_gate, of_other])
         } else {
-            let products = match &layers {
-                Some(layers) => vec![second(layers.clone(), u.clone(), epilogue, output)],
-                None => (0..dims.count()).map(of_layer).collect::<Result<_, _>>()?,
+            let products = match layers.clone() {
+                Some(layers) => vec![second(layers, u.clone(), epilogue, output)],
+                None => (0..together).map(of_layer).collect::<Result<_, _>>()?,
             };
             let plan =
                 |(problem, operands)| Ok((PlannedProduct::new(&context, problem)?, operands));
@@ -174,7 +178,13 @@ pub fn forward<R: Runtime>(
         };
         Ok((first, of_first, seconds))
     };
-    let planned: Result<Vec<_>, KernelError> = runs(tokens, held).map(plan).collect();
+    let of_run = |run| {
+        (0..dims.count())
+            .step_by(together)
+            .map(move |layer| (run, layer))
+    };
+    let planned: Result<Vec<_>, KernelError> =
+        runs(tokens, held).flat_map(of_run).map(plan).collect();
     for (first, of_first, seconds) in planned? {
         first.launch(&context, of_first);
         match seconds {

@@ -97,14 +97,18 @@ pub fn forward<R: Runtime>(
         token_axis: 0,
         output,
     };
-    pair.launch(&context, tokens, |pair, tokens| {
+    let planned = pair.plan(&context, tokens, |pair, tokens| {
         let [v, u] = &pair.factors;
         let (inner, epilogue) = (&pair.scratch, &pair.epilogue);
         [
             problem::inner(dims, tokens, &pair.input, v, inner),
             problem::output(dims, tokens, inner, u, epilogue, &pair.output),
         ]
-    })
+    })?;
+    for pair in planned {
+        pair.launch(&context);
+    }
+    Ok(())
 }
 
 /// Computes the gradients of [`forward`] from its input and factors:

@@ -7,7 +7,7 @@ use super::problem;
 use crate::context::{Context, held_tokens, runs, tokens_of};
 use crate::epilogue::Epilogue;
 use crate::error::{KernelError, Requirement};
-use crate::format::MonarchDims;
+use crate::format::{MonarchDims, layers_at_once};
 use crate::operand::{View, along, axis_size, part};
 use crate::product::{PlannedGated, PlannedProduct, ProductOperands, ProductPair};
 use crate::strategy::Strategy;
@@ -51,8 +51,8 @@ pub struct MonarchBackward<R: Runtime> {
 
 /// Computes the Monarch product of the [module](super).
 ///
-/// Of several [layers](MonarchDims::layers) all outputs, side by side, or [gated](Epilogue::gated): these
-/// always by a first product for both and what follows it.
+/// Of several [layers](MonarchDims::layers) all outputs, side by side or [gated](Epilogue::gated): with few
+/// tokens at once, with many by one kernel for all or one layer after the other.
 ///
 /// Sums in `f32`; `Z` is rounded to `dtype`. Launches one kernel where the plan is to fuse both
 /// products, else two, and nothing for zero tokens. Two need memory for `Z`: `scratch` is called with
@@ -74,71 +74,133 @@ pub fn forward<R: Runtime>(
 ) -> Result<(), KernelError> {
     let tokens = tokens_of(&operands.input);
     let mut context = Context::new(client, dtype, strategy)?;
-    let MonarchForward {
-        input,
-        right,
-        left,
-        epilogue,
-        output,
-    } = operands;
-    context.input("input", &input, &[tokens, dims.in_features()])?;
-    context.input("right", &right, &dims.right_shape())?;
-    context.input("left", &left, &dims.left_shape())?;
-    let layers = dims.left_blocks() / dims.blocks();
-    let out_features = epilogue.check(&mut context, tokens, (layers, dims.out_features()))?;
-    context.output("output", &output, &[tokens, out_features])?;
+    context.input("input", &operands.input, &[tokens, dims.in_features()])?;
+    context.input("right", &operands.right, &dims.right_shape())?;
+    context.input("left", &operands.left, &dims.left_shape())?;
+    let (layers, gated) = (dims.count(), operands.epilogue.gated);
+    let sizes = (layers, dims.out_features());
+    let out_features = operands.epilogue.check(&mut context, tokens, sizes)?;
+    context.output("output", &operands.output, &[tokens, out_features])?;
     if tokens == 0 {
         return Ok(());
     }
 
-    let problems = |inner: View| {
-        (
-            problem::inner(dims, tokens, &input, &right, inner),
-            problem::output(dims, tokens, inner, &left, &epilogue, &output),
-        )
-    };
-    let [_, _, rank] = dims.scratch_shape(tokens);
-    let (first, second) = problems(View::contiguous(tokens, rank));
-    if !epilogue.gated
-        && let Some(fused) = PlannedFused::chosen(&context, first, second)?
-    {
-        let operands = FusedOperands {
-            input,
-            right,
-            left,
-            epilogue,
-            out: output,
-        };
-        fused.launch(&context, operands);
+    let at_once = layers_at_once(layers, tokens) == layers;
+    if !gated && let Some(fused) = operands.fused(&context, dims, tokens)? {
+        fused.launch(&context, operands.into());
         return Ok(());
     }
-
-    let inner = scratch(dims.scratch_shape(tokens));
-    let held = held_tokens(&inner, 1, tokens);
-    context.output("inner", &inner, &dims.scratch_shape(held))?;
-    let pair = ProductPair {
-        input,
-        factors: [right, left],
-        epilogue,
-        scratch: along(&inner, 1, held),
-        token_axis: 1,
-        output,
+    let parts = if at_once {
+        vec![operands]
+    } else {
+        let part = |layer| operands.layer(&context, dims, layer);
+        let parts: Result<Vec<_>, KernelError> = (0..layers).map(part).collect();
+        parts?
     };
-    if pair.epilogue.gated {
-        return gated(&context, &pair, dims, tokens);
+    let dims_of_part = dims.layers(if at_once { layers } else { 1 })?;
+    if !at_once {
+        let fused = |part: &MonarchForward<R>| part.fused(&context, &dims_of_part, tokens);
+        let fused: Result<Vec<_>, KernelError> = parts.iter().map(fused).collect();
+        if let Some(fused) = fused?.into_iter().collect::<Option<Vec<_>>>() {
+            for (fused, part) in fused.into_iter().zip(parts) {
+                fused.launch(&context, part.into());
+            }
+            return Ok(());
+        }
     }
-    pair.launch(&context, tokens, |pair, tokens| {
-        let inner = View::blocks(&pair.scratch);
-        let [right, left] = &pair.factors;
-        [
-            problem::inner(dims, tokens, &pair.input, right, inner),
-            problem::output(dims, tokens, inner, left, &pair.epilogue, &pair.output),
-        ]
-    })
+
+    let [blocks, _, rank] = dims.scratch_shape(tokens);
+    let inner = scratch([blocks, tokens, rank]);
+    let held = held_tokens(&inner, 1, tokens);
+    context.output("inner", &inner, &[blocks, held, rank])?;
+    let inner = along(&inner, 1, held);
+    let pairs = parts.into_iter().map(|part| part.pair(&inner));
+    if gated && at_once {
+        return pairs
+            .map(|pair| launch_gated(&context, &pair, dims, tokens))
+            .collect();
+    }
+    let plan = |pair: ProductPair<R>| {
+        pair.plan(&context, tokens, |pair, tokens| {
+            let inner = View::blocks(&pair.scratch);
+            let [right, left] = &pair.factors;
+            let (dims, epilogue) = (&dims_of_part, &pair.epilogue);
+            [
+                problem::inner(dims, tokens, &pair.input, right, inner),
+                problem::output(dims, tokens, inner, left, epilogue, &pair.output),
+            ]
+        })
+    };
+    let planned: Result<Vec<_>, KernelError> = pairs.map(plan).collect();
+    for pair in planned?.into_iter().flatten() {
+        pair.launch(&context);
+    }
+    Ok(())
 }
 
-/// [`forward`] of two layers, the first of which gates the second.
-fn gated<R: Runtime>(
+impl<R: Runtime> MonarchForward<R> {
+    /// The tensors of one of several layers.
+    fn layer(
+        &self,
+        context: &Context<'_, R>,
+        dims: &MonarchDims,
+        layer: usize,
+    ) -> Result<Self, KernelError> {
+        let features = dims.out_features() / dims.count();
+        let features = (layer * features, features);
+        let (epilogue, output) = self.epilogue.of_layer(context, features, &self.output)?;
+        let ranks = (layer * dims.rank(), dims.rank());
+        let blocks = (layer * dims.blocks(), dims.blocks());
+        Ok(Self {
+            input: self.input.clone(),
+            right: part(context, &self.right, 1, ranks)?,
+            left: part(context, &self.left, 0, blocks)?,
+            epilogue,
+            output,
+        })
+    }
+
+    /// Both products as one kernel, where that is to be.
+    fn fused(
+        &self,
+        context: &Context<'_, R>,
+        dims: &MonarchDims,
+        tokens: usize,
+    ) -> Result<Option<PlannedFused>, KernelError> {
+        let inner = View::contiguous(tokens, dims.rank());
+        let first = problem::inner(dims, tokens, &self.input, &self.right, inner);
+        let (left, epilogue) = (&self.left, &self.epilogue);
+        let second = problem::output(dims, tokens, inner, left, epilogue, &self.output);
+        PlannedFused::chosen(context, first, second)
+    }
+
+    /// Both products through `scratch`.
+    fn pair(self, scratch: &TensorBinding<R>) -> ProductPair<R> {
+        ProductPair {
+            input: self.input,
+            factors: [self.right, self.left],
+            epilogue: self.epilogue,
+            scratch: scratch.clone(),
+            token_axis: 1,
+            output: self.output,
+        }
+    }
+}
+
+impl<R: Runtime> From<MonarchForward<R>> for FusedOperands<R> {
+    fn from(operands: MonarchForward<R>) -> Self {
+        Self {
+            input: operands.input,
+            right: operands.right,
+            left: operands.left,
+            epilogue: operands.epilogue,
+            out: operands.output,
+        }
+    }
+}
+
+/// [`forward`] of two layers, the first of which gates the second, with few tokens.
+fn launch_gated<R: Runtime>(
     context: &Context<'_, R>,
     pair: &ProductPair<R>,
     dims: &MonarchDims,
@@ -157,20 +219,20 @@ fn gated<R: Runtime>(
             let scratch = part(context, &pair.scratch, 0, blocks)?;
             let left = part(context, left, 0, blocks)?;
             let features = (layer * one.out_features(), one.out_features());
-            let epilogue = pair.epilogue.bias_of(context, features)?;
+            let (epilogue, output) = pair.epilogue.of_layer(context, features, &pair.output)?;
             let inner = View::blocks(&scratch);
-            let problem = problem::output(&one, run.1, inner, &left, &epilogue, &pair.output);
+            let problem = problem::output(&one, run.1, inner, &left, &epilogue, &output);
             let operands = ProductOperands {
                 lhs: scratch,
                 rhs: left,
                 bias: epilogue.bias,
-                merged: None,
-                out: pair.output.clone(),
+                merged: epilogue.merged.map(|(_, merged)| merged),
+                out: output,
             };
             Ok::<_, KernelError>((problem, operands))
         };
         let [(gate, of_gate), (other, of_other)] = [of_layer(0)?, of_layer(1)?];
-        let second = PlannedGated::new(context, pair.epilogue.activation, [gate, other])?;
+        let second = PlannedGated::new(context, [gate, other])?;
         let [of_first, _] = pair.operands();
         Ok((first, of_first, second, [of_gate, of_other]))
     };
@@ -220,7 +282,7 @@ pub fn backward<R: Runtime>(
     context.input("input", &input, &[tokens, dims.in_features()])?;
     context.input("right", &right, &dims.right_shape())?;
     context.input("left", &left, &dims.left_shape())?;
-    context.output("inner", &inner, &dims.scratch_shape(tokens))?;
+    context.output("inner", &inner, &dims.backward_scratch_shape(tokens))?;
     context.output("grad_input", &grad_input, &[tokens, dims.in_features()])?;
     context.output("grad_right", &grad_right, &dims.right_shape())?;
     context.output("grad_left", &grad_left, &dims.left_shape())?;

@@ -4,9 +4,7 @@ use cubecl::prelude::*;
 
 use super::launch::{PlannedProduct, ProductOperands};
 use super::problem::ProductProblem;
-use crate::activation::Activation;
 use crate::context::Context;
-use crate::epilogue::{Finish, Merge};
 use crate::error::KernelError;
 
 /// `C = f(A B + bias) · (A' B' + bias')` that is known to run: launching it can not fail.
@@ -16,38 +14,20 @@ pub(crate) struct PlannedGated {
 }
 
 impl PlannedGated {
-    /// Plans the products `gate` and `other`, whose operands have been checked in `context` and which
-    /// both store to the same `C`: one kernel where tokens are few, else the gate and then the other,
-    /// merged with what the gate has stored. What the problems say of an epilogue is not used.
+    /// Plans the gate and what it is multiplied with, whose operands have been checked in `context`: one
+    /// kernel where tokens are few, else one after the other. Both store to the same `C`, the other
+    /// merged with it.
     ///
     /// # Errors
     ///
     /// [`KernelError::Unavailable`] if the device can not run what the strategy asks for.
     pub fn new<R: Runtime>(
         context: &Context<'_, R>,
-        activation: Activation,
         [gate, other]: [ProductProblem; 2],
     ) -> Result<Self, KernelError> {
-        let plan = |problem: ProductProblem, finish| {
-            let merged = problem.out;
-            let problem = ProductProblem {
-                finish,
-                merged,
-                ..problem
-            };
-            PlannedProduct::new(context, problem)
-        };
-        let of_gate = Finish {
-            activation,
-            merge: None,
-        };
-        let of_other = Finish {
-            activation: Activation::None,
-            merge: Some(Merge::Times),
-        };
         Ok(Self {
-            gate: plan(gate, of_gate)?,
-            other: plan(other, of_other)?,
+            gate: PlannedProduct::new(context, gate)?,
+            other: PlannedProduct::new(context, other)?,
         })
     }
 
@@ -61,9 +41,7 @@ impl PlannedGated {
             self.gate.launch_gated(context, [gate, other]);
             return;
         }
-        let merged = Some(gate.out.clone());
         self.gate.launch(context, gate);
-        self.other
-            .launch(context, ProductOperands { merged, ..other });
+        self.other.launch(context, other);
     }
 }

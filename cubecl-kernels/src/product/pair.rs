@@ -27,33 +27,29 @@ pub(crate) struct ProductPair<R: Runtime> {
 }
 
 impl<R: Runtime> ProductPair<R> {
-    /// Starts both for each run of the `tokens` that the scratch has room for. `problems` says what
+    /// Plans both for each run of the `tokens` that the scratch has room for. `problems` says what
     /// they compute for the tensors of a run and its number of tokens.
     ///
     /// # Errors
     ///
-    /// As [`PlannedProduct::new`]. Nothing is launched then.
-    pub fn launch(
+    /// As [`PlannedProduct::new`].
+    pub fn plan(
         &self,
         context: &Context<'_, R>,
         tokens: usize,
         problems: impl Fn(&Self, usize) -> [ProductProblem; 2],
-    ) -> Result<(), KernelError> {
+    ) -> Result<Vec<PlannedPair<R>>, KernelError> {
         let plan = |run: (usize, usize)| {
             let pair = self.run(context, run)?;
             let [first, second] = problems(&pair, run.1);
-            let first = PlannedProduct::new(context, first)?;
-            let second = PlannedProduct::new(context, second)?;
-            Ok((pair, first, second))
+            let planned = [
+                PlannedProduct::new(context, first)?,
+                PlannedProduct::new(context, second)?,
+            ];
+            Ok(PlannedPair { pair, planned })
         };
         let room = axis_size(&self.scratch, self.token_axis);
-        let planned: Result<Vec<_>, KernelError> = runs(tokens, room).map(plan).collect();
-        for (pair, first, second) in planned? {
-            let [of_first, of_second] = pair.operands();
-            first.launch(context, of_first);
-            second.launch(context, of_second);
-        }
-        Ok(())
+        runs(tokens, room).map(plan).collect()
     }
 
     /// The tensors of a run of the tokens.
@@ -90,5 +86,21 @@ impl<R: Runtime> ProductPair<R> {
                 out: self.output,
             },
         ]
+    }
+}
+
+/// Both products for a run of tokens, known to run.
+pub(crate) struct PlannedPair<R: Runtime> {
+    pair: ProductPair<R>,
+    planned: [PlannedProduct; 2],
+}
+
+impl<R: Runtime> PlannedPair<R> {
+    /// Starts both and returns at once, unless their plans are to be measured first.
+    pub fn launch(self, context: &Context<'_, R>) {
+        let [first, second] = self.planned;
+        let [of_first, of_second] = self.pair.operands();
+        first.launch(context, of_first);
+        second.launch(context, of_second);
     }
 }

@@ -35,15 +35,6 @@ impl StreamLines {
     pub fn ahead(self) -> usize {
         64 / self.count()
     }
-
-    /// Sixteen, if that many at a time keep `processors` multiprocessors busy, else eight.
-    fn for_lines(lines: usize, processors: usize) -> Self {
-        if lines.div_ceil(StreamLines::Sixteen.count()) < processors {
-            StreamLines::Eight
-        } else {
-            StreamLines::Sixteen
-        }
-    }
 }
 
 /// Tokens of one tensor-core product.
@@ -144,7 +135,14 @@ impl StreamBlueprint {
             return Ok(None);
         }
         let processors = processors(client);
-        let lines = StreamLines::for_lines(problem.columns * problem.batches, processors);
+        let token_groups = token_groups(problem.rows);
+        let sixteens = problem.columns.div_ceil(16) * problem.batches;
+        // Where sixteen at a time leave multiprocessors idle. On an H100: a layer of 4096 features and rank
+        // 1024 13.3 us with sixteen and 12.1 with eight for one token, 14.4 and 15.1 for 16 tokens.
+        let lines = match token_groups {
+            1 if sixteens < processors => StreamLines::Eight,
+            _ => StreamLines::Sixteen,
+        };
         let groups = problem.columns.div_ceil(lines.count()) * problem.batches;
         // 16 planes for each multiprocessor keep enough loads under way.
         let planes = 16 * processors;
@@ -152,7 +150,7 @@ impl StreamBlueprint {
             element,
             lines,
             splits: splits(groups, depth * element.bytes(), planes, MOST_SPLITS),
-            token_groups: token_groups(problem.rows),
+            token_groups,
             split_columns: problem.split.is_some(),
             finish: problem.finish,
         };
@@ -233,7 +231,9 @@ impl StreamCoupledBlueprint {
         let token_groups = token_groups(problem.tokens);
         // With 16 tokens, one plane per block was faster than two on an H100, with one token slower.
         let most = if token_groups == 1 { 32 / blocks } else { 1 };
-        let lines = StreamLines::for_lines(problem.rank, processors(client));
+        // With eight, 4096 x 4096 features at rank 1024 took 13.4 us on an H100 instead of 12.4, 4096 x 11008
+        // at rank 1488 31.0 instead of 26.6.
+        let lines = StreamLines::Sixteen;
         let groups = problem.rank.div_ceil(lines.count());
         let blueprint = Self {
             element,
