@@ -165,7 +165,7 @@ pub fn forward<R: Runtime>(
         let seconds = if epilogue.gated && together > 1 {
             let [(gate, of_gate), (other, of_other)] = [of_layer(0)?, of_layer(1)?];
             let planned = PlannedGated::new(&context, [gate, other])?;
-            Seconds::Gated(planned, [of_gate, of_other])
+            Seconds::Gated(Box::new((planned, [of_gate, of_other])))
         } else {
             let products = match layers.clone() {
                 Some(layers) => vec![second(layers, u.clone(), epilogue, output)],
@@ -193,7 +193,7 @@ pub fn forward<R: Runtime>(
                     second.launch(&context, of_second);
                 }
             }
-            Seconds::Gated(second, of_second) => second.launch(&context, of_second),
+            Seconds::Gated(second) => second.0.launch(&context, second.1),
         }
     }
     Ok(())
@@ -204,7 +204,7 @@ enum Seconds<R: Runtime> {
     /// Of all layers at once, or of one after the other.
     Each(Vec<(PlannedProduct, ProductOperands<R>)>),
     /// Of two layers, one of which gates the other.
-    Gated(PlannedGated, [ProductOperands<R>; 2]),
+    Gated(Box<(PlannedGated, [ProductOperands<R>; 2])>),
 }
 
 /// Views the memory of contiguous scratch as `[layers · b, tokens, r]`.

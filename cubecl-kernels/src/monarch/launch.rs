@@ -114,11 +114,9 @@ pub fn forward<R: Runtime>(
     let held = held_tokens(&inner, 1, tokens);
     context.output("inner", &inner, &[blocks, held, rank])?;
     let inner = along(&inner, 1, held);
-    let pairs = parts.into_iter().map(|part| part.pair(&inner));
+    let mut pairs = parts.into_iter().map(|part| part.pair(&inner));
     if gated && at_once {
-        return pairs
-            .map(|pair| launch_gated(&context, &pair, dims, tokens))
-            .collect();
+        return pairs.try_for_each(|pair| launch_gated(&context, &pair, dims, tokens));
     }
     let plan = |pair: ProductPair<R>| {
         pair.plan(&context, tokens, |pair, tokens| {

@@ -37,11 +37,14 @@ impl PlannedGated {
         context: &Context<'_, R>,
         [gate, other]: [ProductOperands<R>; 2],
     ) {
-        if self.gate.streams_with(context, &self.other) {
-            self.gate.launch_gated(context, [gate, other]);
-            return;
+        match self.gate.gating(context, &self.other) {
+            Some(blueprint) => {
+                self.gate.launch_gated(context, blueprint, [gate, other]);
+            }
+            None => {
+                self.gate.launch(context, gate);
+                self.other.launch(context, other);
+            }
         }
-        self.gate.launch(context, gate);
-        self.other.launch(context, other);
     }
 }

@@ -19,6 +19,7 @@ use crate::operand::{View, buffer};
 use crate::ptx::group_sums;
 use crate::strategy::Strategy;
 use crate::stream::kernel::{stream_gated, stream_product};
+use crate::stream::plan::StreamBlueprint;
 use crate::tuning;
 
 /// Units per cube of the naive kernel.
@@ -280,15 +281,15 @@ impl PlannedProduct {
 }
 
 impl PlannedProduct {
-    /// Whether this product and `other` can be one kernel for few tokens, as its gate.
-    pub(super) fn streams_with<R: Runtime>(
+    /// How this product and `other`, which it gates, are one kernel for few tokens, if they can be.
+    pub(super) fn gating<R: Runtime>(
         &self,
         context: &Context<'_, R>,
         other: &PlannedProduct,
-    ) -> bool {
+    ) -> Option<StreamBlueprint> {
         let (ProductPlan::Stream(blueprint), ProductPlan::Stream(_)) = (self.plan, other.plan)
         else {
-            return false;
+            return None;
         };
         let strides = |view: View| [view.batch, view.row, view.column];
         let sizes = |problem: &ProductProblem| {
@@ -303,20 +304,17 @@ impl PlannedProduct {
             let views = [problem.lhs, problem.rhs, problem.out].map(strides);
             ([batches, rows, columns, depth], views, bias)
         };
-        sizes(&self.problem) == sizes(&other.problem)
-            && blueprint.validate_gated(context.client).is_ok()
+        let fits = blueprint.validate_gated(context.client).is_ok();
+        (fits && sizes(&self.problem) == sizes(&other.problem)).then_some(blueprint)
     }
 
-    /// Starts this product and the one that it gates, which [it streams with](Self::streams_with), as
-    /// one kernel.
+    /// Starts this product and the one that it gates as [one kernel](Self::gating).
     pub(super) fn launch_gated<R: Runtime>(
         self,
         context: &Context<'_, R>,
+        blueprint: StreamBlueprint,
         [gate, other]: [ProductOperands<R>; 2],
     ) {
-        let ProductPlan::Stream(blueprint) = self.plan else {
-            unreachable!("{:?} is no plan for few tokens", self.plan);
-        };
         // SAFETY: the operands' shapes, strides and buffers have been checked by the context that the
         // plan was made in; loads of lines past the end are clamped to the last one, loads past the
         // depth or the tokens are left out, and stores are masked.

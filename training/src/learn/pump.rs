@@ -48,3 +48,18 @@ impl Drop for Pump {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_threads_end_with_it() {
+        let pump = Pump::start(&[Device::flex(), Device::flex()]);
+        let stopped = pump.stopped.clone();
+        assert!(pump.threads.iter().all(|thread| !thread.is_finished()));
+        drop(pump);
+        // Each thread held it.
+        assert_eq!(Arc::strong_count(&stopped), 1);
+    }
+}
