@@ -10,6 +10,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, FloatDType, Tensor};
 use burn_blr::BlrLinear;
 use burn_blr::network::VisibleKeys;
+use burn_blr::ops::concatenate;
 
 use crate::common::{ResidualStream, interpolate_grid};
 use crate::{Checkpoint, ModelError, PatchEmbedding, Plan, TokenNorm, TransformerBlock, loader};
@@ -208,7 +209,7 @@ impl Vit {
             class_token = class_token + table.narrow(1, 0, first);
         }
         let class_token = class_token.expand([batch, 1, hidden]);
-        Tensor::cat(vec![class_token, patches], 1)
+        concatenate(vec![class_token, patches], 1)
     }
 
     /// What the head sees, in `f32`.

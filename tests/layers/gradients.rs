@@ -1,5 +1,5 @@
 use burn::tensor::{DType, Device, Gradients, Tensor};
-use burn_blr::ops;
+use burn_blr::{BlrLinear, ops};
 
 use crate::case::{
     ACTIVATIONS, Case, Operand, Values, allowed, relative_error, structures, values,
@@ -72,6 +72,51 @@ fn gradients_equal_those_of_autodiff_through_the_plain_composition() {
             }
         }
     }
+}
+
+type Through = Box<dyn Fn(Tensor<2>) -> Tensor<2>>;
+
+/// How often the gradient of an input is another than the first time, through operations on what nothing
+/// else refers to. A backward pass removes what is left over of all graphs, other threads' included.
+fn rounds_that_differ(through: Through, width: usize) -> usize {
+    let device = Device::flex().autodiff();
+    let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
+    let input = Tensor::<2>::random([5, width], normal, &device).require_grad();
+    let gradient = || {
+        let gradients = scalar(through(input.clone() * 1.5)).backward();
+        input.grad(&gradients).map(|gradient| values(gradient).0)
+    };
+    let first = gradient();
+    let differ = |found: Option<Vec<f64>>| match (&found, &first) {
+        (Some(found), Some(first)) => relative_error(found, first) > 1e-6,
+        _ => true,
+    };
+    (0..200).filter(|_| differ(gradient())).count()
+}
+
+#[test]
+fn gradients_are_the_same_in_several_threads() {
+    // Each thread has weights of its own, as each device has in training.
+    let check = |what: &str, width: usize, through: &(dyn Fn() -> Through + Sync)| {
+        let differ: Vec<usize> = std::thread::scope(|scope| {
+            let thread = || scope.spawn(|| rounds_that_differ(through(), width));
+            let threads: Vec<_> = (0..4).map(|_| thread()).collect();
+            let count = |thread: std::thread::ScopedJoinHandle<'_, usize>| thread.join().unwrap();
+            threads.into_iter().map(count).collect()
+        });
+        assert_eq!(differ, [0; 4], "{what}");
+    };
+    for (structure, in_features, out_features) in structures() {
+        check(&structure.to_string(), in_features, &|| {
+            let device = Device::flex().autodiff();
+            let layer = BlrLinear::init(structure, in_features, out_features, true, &device);
+            let layer = layer.unwrap();
+            Box::new(move |input| layer.forward(input))
+        });
+    }
+    check("concatenate", 8, &|| {
+        Box::new(|input| ops::concatenate(vec![input.clone().tanh(), input.exp()], 1))
+    });
 }
 
 #[test]

@@ -140,7 +140,7 @@ impl BlastLinear {
             {
                 return ops::activate(gate.clone(), epilogue.activation) * other.clone();
             }
-            let output = ops::activate(Tensor::cat(outputs, D - 1), epilogue.activation);
+            let output = ops::activate(ops::concatenate(outputs, D - 1), epilogue.activation);
             return match epilogue.merged {
                 None => output,
                 Some((Merge::Times, other)) => output * other,

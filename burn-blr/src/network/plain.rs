@@ -9,6 +9,7 @@ use burn::tensor::{FloatDType, Shape, Slice};
 use cubecl_kernels::norm::Norm;
 
 use super::{Added, Affine, Turned, Visible};
+use crate::ops::plain::concatenate;
 
 /// See [`narrow`](super::narrow).
 pub fn narrow<B: Backend>(
@@ -170,7 +171,7 @@ pub fn rotate<B: Backend>(
         B::float_mul(second.clone(), sin.clone()),
     );
     let turned_second = B::float_add(B::float_mul(second, cos), B::float_mul(first, sin));
-    B::float_cat(vec![turned_first, turned_second], 3)
+    concatenate::<B>(vec![turned_first, turned_second], 3)
 }
 
 /// See [`add_norm`](super::add_norm).

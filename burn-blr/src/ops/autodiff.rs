@@ -104,6 +104,9 @@ fn record<B: BlrBackend, C: CheckpointStrategy, const N: usize>(
     operands: [FloatTensor<Autodiff<B, C>>; N],
 ) -> FloatTensor<Autodiff<B, C>> {
     let nodes = operands.each_ref().map(|operand| operand.node.clone());
+    // What no tensor refers to, the backward pass of another thread removes from the graph: operands
+    // have to be referred to until the result is registered.
+    let held = operands.each_ref().map(|operand| operand.rc.clone());
     match ProductBackward(call)
         .prepare::<C>(nodes)
         .compute_bound()
@@ -125,7 +128,9 @@ fn record<B: BlrBackend, C: CheckpointStrategy, const N: usize>(
                 .collect();
             let (linear, activation) = call.split();
             let output = run::<B>(linear, operands.map(|operand| operand.primitive).into());
-            plain::activate::<Autodiff<B, C>>(prep.finish(saved, output), activation)
+            let output = prep.finish(saved, output);
+            drop(held);
+            plain::activate::<Autodiff<B, C>>(output, activation)
         }
         OpsKind::UnTracked(prep) => prep.finish(run::<B>(
             call,

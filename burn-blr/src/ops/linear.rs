@@ -178,6 +178,17 @@ pub fn activate<const D: usize>(tensor: Tensor<D>, activation: Activation) -> Te
     ))
 }
 
+/// The tensors one after the other along an axis; for gradients that are computed in several threads,
+/// where those of Burn's own function may be wrong (see [`plain::concatenate`]).
+///
+/// # Shapes
+///
+/// - `tensors`: equal but for the size of `axis`, of which the output has the sum
+pub fn concatenate<const D: usize>(tensors: Vec<Tensor<D>>, axis: usize) -> Tensor<D> {
+    let tensors = tensors.into_iter().map(Tensor::into_dispatch).collect();
+    Tensor::from_dispatch(plain::concatenate::<Dispatch>(tensors, axis))
+}
+
 /// `lhs · rhs` with every product in the operands' own precision, never rounded to tf32.
 ///
 /// # Shapes

@@ -22,5 +22,6 @@ pub use backend::{Bias, BlrBackend, Merged};
 #[cfg(feature = "cubecl")]
 pub(crate) use cube::{empty_of, served};
 pub use linear::{
-    Epilogue, activate, blast_linear, dense_linear, exact_product, low_rank_linear, monarch_linear,
+    Epilogue, activate, blast_linear, concatenate, dense_linear, exact_product, low_rank_linear,
+    monarch_linear,
 };

@@ -236,6 +236,18 @@ fn add_bias<B: Backend>(output: FloatTensor<B>, bias: Bias<B>) -> FloatTensor<B>
     }
 }
 
+/// The tensors one after the other along an axis.
+///
+/// Burn 0.22.0-pre.3 lets go of the tensors that it concatenates before it registers the result for
+/// autodiff. The backward pass of another thread may remove what led to them then, and the gradients
+/// lack it. So they are held here.
+pub fn concatenate<B: Backend>(tensors: Vec<FloatTensor<B>>, axis: usize) -> FloatTensor<B> {
+    let held = tensors.clone();
+    let joined = B::float_cat(tensors, axis);
+    drop(held);
+    joined
+}
+
 /// Applies `activation`, and merges what there is to be merged.
 pub fn finish<B: Backend>(
     output: FloatTensor<B>,
