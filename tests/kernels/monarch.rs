@@ -107,7 +107,10 @@ fn check_forward<R: Runtime>(
         return;
     }
     if !matches!(setting.strategy, Strategy::Auto | Strategy::Tuned) {
-        let apart = (setting.strategy != Strategy::Fused || setting.gated) && tokens > 0;
+        // Layers of one input that are done at once have no kernel for both products.
+        let at_once =
+            Ok(dims.scratch_shape(tokens)) != dims.layers(1).map(|one| one.scratch_shape(tokens));
+        let apart = (setting.strategy != Strategy::Fused || at_once) && tokens > 0;
         assert_eq!(asked, apart, "scratch for {setting:?}");
     }
     let bias = with_bias.then_some(data.bias.values.as_slice());
@@ -376,7 +379,7 @@ fn layers_of_one_input_match_reference<R: Runtime>(client: &ComputeClient<R>) {
 
 fn a_layer_gates_another<R: Runtime>(client: &ComputeClient<R>) {
     for setting in Setting::gated() {
-        for sizes in [(4, 64, 128, 256), (1, 32, 64, 128), (8, 128, 384, 640)] {
+        for sizes in [(4, 64, 128, 256), (1, 64, 64, 128), (8, 128, 384, 640)] {
             let dims = dims(sizes, OutputOrder::Contiguous).layers(2).unwrap();
             for tokens in [1, 16, 67] {
                 check_forward(client, setting, dims, tokens, tokens == 16);

@@ -110,12 +110,7 @@ impl BlastLinear {
         activation: Activation,
         merged: Option<(Merge, Tensor<D>)>,
     ) -> Tensor<D> {
-        let epilogue = ops::Epilogue {
-            activation,
-            merged,
-            ..ops::Epilogue::default()
-        };
-        self.apply(input, epilogue)
+        self.apply(input, ops::Epilogue::new(activation, merged))
     }
 
     /// Applies the layer, then the epilogue after its own bias.
@@ -128,29 +123,26 @@ impl BlastLinear {
         if self.layers() > 1 && u.device().is_autodiff() {
             // The joined product has no gradient.
             let part = |([u, s, v], bias): ([Tensor<3>; 3], Option<Tensor<1>>)| {
-                let epilogue = ops::Epilogue {
-                    bias,
-                    ..ops::Epilogue::default()
-                };
+                let epilogue = ops::Epilogue::default().with_bias(bias);
                 ops::blast_linear(input.clone(), u, s, v, epilogue)
             };
             let outputs: Vec<_> = self.parts().into_iter().map(part).collect();
-            if epilogue.gated
-                && let [gate, other] = &outputs[..]
-            {
-                return ops::activate(gate.clone(), epilogue.activation) * other.clone();
+            let output = ops::concatenate(outputs, D - 1);
+            if epilogue.gated {
+                let [gate, other] = [0, 1].map(|half| {
+                    let width = output.dims()[D - 1] / 2;
+                    output.clone().narrow(D - 1, half * width, width)
+                });
+                return ops::activate(gate, epilogue.activation) * other;
             }
-            let output = ops::activate(ops::concatenate(outputs, D - 1), epilogue.activation);
+            let output = ops::activate(output, epilogue.activation);
             return match epilogue.merged {
                 None => output,
                 Some((Merge::Times, other)) => output * other,
                 Some((Merge::Plus, other)) => output + other,
             };
         }
-        let epilogue = ops::Epilogue {
-            bias: self.bias.as_ref().map(Param::val),
-            ..epilogue
-        };
+        let epilogue = epilogue.with_bias(self.bias.as_ref().map(Param::val));
         ops::blast_linear(input, u, s, v, epilogue)
     }
 

@@ -104,12 +104,7 @@ impl BlrLinear {
         activation: Activation,
         merged: Option<(Merge, Tensor<D>)>,
     ) -> Tensor<D> {
-        let epilogue = ops::Epilogue {
-            activation,
-            merged,
-            ..ops::Epilogue::default()
-        };
-        self.apply(input, epilogue)
+        self.apply(input, ops::Epilogue::new(activation, merged))
     }
 
     /// Of a layer that is [joined](BlrLinear::join) of two: the outputs of the first, activated, times
@@ -143,10 +138,7 @@ impl BlrLinear {
         observe(|| self.id(), &input);
         match self {
             BlrLinear::Dense(layer) => {
-                let epilogue = ops::Epilogue {
-                    bias: layer.bias.as_ref().map(Param::val),
-                    ..epilogue
-                };
+                let epilogue = epilogue.with_bias(layer.bias.as_ref().map(Param::val));
                 ops::dense_linear(input, layer.weight.val(), epilogue)
             }
             BlrLinear::LowRank(layer) => layer.apply(input, epilogue),

@@ -97,12 +97,7 @@ impl LowRankLinear {
         activation: Activation,
         merged: Option<(Merge, Tensor<D>)>,
     ) -> Tensor<D> {
-        let epilogue = ops::Epilogue {
-            activation,
-            merged,
-            ..ops::Epilogue::default()
-        };
-        self.apply(input, epilogue)
+        self.apply(input, ops::Epilogue::new(activation, merged))
     }
 
     /// Applies the layer, then the epilogue after its own bias.
@@ -111,10 +106,7 @@ impl LowRankLinear {
         input: Tensor<D>,
         epilogue: ops::Epilogue<D>,
     ) -> Tensor<D> {
-        let epilogue = ops::Epilogue {
-            bias: self.bias.as_ref().map(Param::val),
-            ..epilogue
-        };
+        let epilogue = epilogue.with_bias(self.bias.as_ref().map(Param::val));
         ops::low_rank_linear(input, self.u.val(), self.v.val(), epilogue)
     }
 

@@ -128,12 +128,7 @@ impl MonarchLinear {
         activation: Activation,
         merged: Option<(Merge, Tensor<D>)>,
     ) -> Tensor<D> {
-        let epilogue = ops::Epilogue {
-            activation,
-            merged,
-            ..ops::Epilogue::default()
-        };
-        self.apply(input, epilogue)
+        self.apply(input, ops::Epilogue::new(activation, merged))
     }
 
     /// Applies the layer, then the epilogue after its own bias.
@@ -142,10 +137,7 @@ impl MonarchLinear {
         input: Tensor<D>,
         epilogue: ops::Epilogue<D>,
     ) -> Tensor<D> {
-        let epilogue = ops::Epilogue {
-            bias: self.bias.as_ref().map(Param::val),
-            ..epilogue
-        };
+        let epilogue = epilogue.with_bias(self.bias.as_ref().map(Param::val));
         let (right, left) = (self.right.val(), self.left.val());
         ops::monarch_linear(input, right, left, self.order, epilogue)
     }

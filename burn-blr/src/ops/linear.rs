@@ -21,6 +21,22 @@ pub struct Epilogue<const D: usize> {
     pub gated: bool,
 }
 
+impl<const D: usize> Epilogue<D> {
+    /// An activation, and what is merged after it.
+    pub fn new(activation: Activation, merged: Option<(Merge, Tensor<D>)>) -> Self {
+        Self {
+            activation,
+            merged,
+            ..Self::default()
+        }
+    }
+
+    /// The same after a bias, where there is one.
+    pub fn with_bias(self, bias: Option<Tensor<1>>) -> Self {
+        Self { bias, ..self }
+    }
+}
+
 /// Nothing.
 impl<const D: usize> Default for Epilogue<D> {
     fn default() -> Self {

@@ -135,7 +135,7 @@ pub fn attention<R: Runtime>(
         },
         // SAFETY: as above; keys are read up to the last one, and vectors are used only where the
         // width, strides and addresses are multiples of them.
-        AttentionPlan::Single(blueprint) if blueprint.splits > 1 && clusters(client) => unsafe {
+        AttentionPlan::Single(blueprint) if blueprint.splits > 1 && partial.is_none() => unsafe {
             clustered_attention::launch_unchecked::<R>(
                 client,
                 count,

@@ -43,7 +43,7 @@ impl Choice {
             Choice::Apart => "apart".to_string(),
             Choice::Fused(index) => CoupledBlueprint::candidate_name(index),
             Choice::Wgmma => "wgmma".to_string(),
-            Choice::Stream(lines, splits) => format!("stream {} x {splits}", lines.count()),
+            Choice::Stream(lines, splits) => format!("ring {} x {splits}", lines.count()),
         }
     }
 
@@ -72,9 +72,10 @@ impl Choice {
                 (!same).then_some(plan)
             }
             (Choice::Stream(lines, splits), Plan::Stream(blueprint, ..))
-                if (lines, splits) != (blueprint.lines, blueprint.splits) =>
+                if (lines, splits) != (blueprint.ring.lines, blueprint.splits) =>
             {
-                let blueprint = blueprint.with(context.client, lines, splits)?;
+                let bytes = product.depth * blueprint.ring.element.bytes();
+                let blueprint = blueprint.with(context.client, couple, bytes, lines, splits)?;
                 Some(Plan::stream(context, couple, blueprint)?)
             }
             (Choice::Stream(..), _) => None,

@@ -131,7 +131,10 @@ impl Plan {
         couple: &CoupleProblem,
         blueprint: StreamCoupledBlueprint,
     ) -> Result<Self, KernelError> {
-        let count = cube_count(context.client, [blueprint.cubes(couple.rank), 1, 1])?;
+        let count = cube_count(
+            context.client,
+            [blueprint.cubes(context.client, couple.rank), 1, 1],
+        )?;
         Ok(Plan::Stream(blueprint, count, address(context, couple)?))
     }
 
@@ -358,8 +361,8 @@ impl PlannedCoupledProduct {
         };
         match plan {
             // SAFETY: the operands' shapes, strides and buffers have been checked by the context
-            // that the plan was made in; loads of lines past the end are clamped to the last one,
-            // loads past the depth or the tokens are left out, and stores are masked.
+            // that the plan was made in; copies of lines past the end are clamped to the last one,
+            // those past the depth or the tokens write zeros, and stores are masked.
             Plan::Stream(blueprint, count, address) => unsafe {
                 let (part, part_stride) = couple
                     .split
@@ -367,7 +370,7 @@ impl PlannedCoupledProduct {
                 stream_coupled::launch_unchecked::<R>(
                     context.client,
                     count,
-                    CubeDim::new_1d(blueprint.units() as u32),
+                    CubeDim::new_1d(32 * blueprint.planes() as u32),
                     address,
                     buffer(lhs),
                     buffer(rhs),

@@ -51,7 +51,7 @@ impl Choice {
             Choice::Model => "model".to_string(),
             Choice::Wgmma(index) => WgmmaBlueprint::candidate_name(index),
             Choice::Mma(index) => MmaBlueprint::candidate_name(index),
-            Choice::Stream(lines, splits) => format!("stream {} x {splits}", lines.count()),
+            Choice::Stream(lines, splits) => format!("ring {} x {splits}", lines.count()),
             Choice::Tiled(index) => TiledBlueprint::candidate_name(index),
         }
     }
@@ -84,7 +84,9 @@ impl Choice {
             Choice::Stream(lines, splits) => {
                 let element = mma_element(client, dtype)?;
                 let plan = match StreamBlueprint::new(client, problem, element)? {
-                    Some(blueprint) => ProductPlan::Stream(blueprint.with(client, lines, splits)?),
+                    Some(blueprint) => {
+                        ProductPlan::Stream(blueprint.with(client, problem, lines, splits)?)
+                    }
                     // Another token count of the class, where the model has its own way.
                     None => model,
                 };

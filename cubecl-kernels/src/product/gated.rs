@@ -38,8 +38,8 @@ impl PlannedGated {
         [gate, other]: [ProductOperands<R>; 2],
     ) {
         match self.gate.gating(context, &self.other) {
-            Some(blueprint) => {
-                self.gate.launch_gated(context, blueprint, [gate, other]);
+            Some(gating) => {
+                self.gate.launch_gated(context, gating, [gate, other]);
             }
             None => {
                 self.gate.launch(context, gate);

@@ -258,13 +258,13 @@ impl PlannedProduct {
                     dtype,
                 );
             },
-            // SAFETY: as above; loads of lines past the end are clamped to the last one, loads
-            // past the depth or the tokens are left out, and stores are masked.
+            // SAFETY: as above; copies of lines past the end are clamped to the last one, those past
+            // the depth or the tokens write zeros instead of reading, and stores are masked.
             ProductPlan::Stream(blueprint) => unsafe {
                 stream_product::launch_unchecked::<R>(
                     client,
                     count,
-                    CubeDim::new_1d(blueprint.units() as u32),
+                    CubeDim::new_1d(32 * blueprint.planes() as u32),
                     address,
                     buffer(lhs),
                     buffer(rhs),
@@ -280,13 +280,19 @@ impl PlannedProduct {
     }
 }
 
+/// How two products of few tokens are one kernel.
+pub(super) struct Gating {
+    blueprint: StreamBlueprint,
+    count: CubeCount,
+}
+
 impl PlannedProduct {
     /// How this product and `other`, which it gates, are one kernel for few tokens, if they can be.
     pub(super) fn gating<R: Runtime>(
         &self,
         context: &Context<'_, R>,
         other: &PlannedProduct,
-    ) -> Option<StreamBlueprint> {
+    ) -> Option<Gating> {
         let (ProductPlan::Stream(blueprint), ProductPlan::Stream(_)) = (self.plan, other.plan)
         else {
             return None;
@@ -304,25 +310,31 @@ impl PlannedProduct {
             let views = [problem.lhs, problem.rhs, problem.out].map(strides);
             ([batches, rows, columns, depth], views, bias)
         };
-        let fits = blueprint.validate_gated(context.client).is_ok();
-        (fits && sizes(&self.problem) == sizes(&other.problem)).then_some(blueprint)
+        if sizes(&self.problem) != sizes(&other.problem) {
+            return None;
+        }
+        let client = context.client;
+        let blueprint = blueprint.gated(client, &self.problem).ok()?;
+        let cubes = blueprint.cubes(client, &self.problem, 2);
+        let count = cube_count(client, [cubes, 1, 1]).ok()?;
+        Some(Gating { blueprint, count })
     }
 
     /// Starts this product and the one that it gates as [one kernel](Self::gating).
     pub(super) fn launch_gated<R: Runtime>(
         self,
         context: &Context<'_, R>,
-        blueprint: StreamBlueprint,
+        Gating { blueprint, count }: Gating,
         [gate, other]: [ProductOperands<R>; 2],
     ) {
         // SAFETY: the operands' shapes, strides and buffers have been checked by the context that the
-        // plan was made in; loads of lines past the end are clamped to the last one, loads past the
-        // depth or the tokens are left out, and stores are masked.
+        // plan was made in; copies of lines past the end are clamped to the last one, those past the
+        // depth or the tokens write zeros instead of reading, and stores are masked.
         unsafe {
             stream_gated::launch_unchecked::<R>(
                 context.client,
-                self.count,
-                CubeDim::new_1d(2 * blueprint.units() as u32),
+                count,
+                CubeDim::new_1d(2 * 32 * blueprint.planes() as u32),
                 self.address,
                 buffer(gate.lhs),
                 buffer(gate.rhs),
@@ -360,7 +372,9 @@ fn cubes<R: Runtime>(
         ProductPlan::Wgmma(blueprint) => {
             cube_count(client, [blueprint.cubes(client, problem), 1, 1])
         }
-        ProductPlan::Stream(blueprint) => cube_count(client, blueprint.cubes(problem)),
+        ProductPlan::Stream(blueprint) => {
+            cube_count(client, [blueprint.cubes(client, problem, 1), 1, 1])
+        }
     }
 }
 

@@ -2,177 +2,16 @@
 
 use cubecl::prelude::*;
 
-use super::plan::{StreamBlueprint, StreamCoupledBlueprint, StreamLines, TOKENS};
+use super::plan::{StreamBlueprint, StreamCoupledBlueprint};
+use super::ring::{Stream, part_of_depth, stage_sums, staged_sum, start, sum_group};
 use crate::activation::activate;
 use crate::coupled_product::geometry::CoupledGeometry;
 use crate::product::kernel::epilogue::{add_bias, finish_one};
 use crate::product::kernel::geometry::{Geometry, out_offset};
-use crate::ptx::{
-    MmaElement, Quad, global_address, load_constant_quad, multiply_add, round_to_tf32,
-};
+use crate::ptx::{Quad, global_address, shared_address};
 
-/// Bytes of a line that a plane reads at a time, 16 for each of four lanes.
-const CHUNK: usize = 64;
-
-/// 16 bytes of an operand, rounded if it is `f32`; zero where `inside` is false.
-#[cube]
-fn load_chunk(address: u64, inside: bool, #[comptime] element: MmaElement) -> Quad<u32> {
-    let mut words = Quad::<u32>::new(0u32);
-    if inside {
-        words = load_constant_quad(address);
-        if comptime!(element == MmaElement::Tf32) {
-            #[unroll]
-            for i in 0..4usize {
-                words.insert(i, round_to_tf32(words.extract(i)));
-            }
-        }
-    }
-    words
-}
-
-/// Adds to `sums` the products of the lines of a factor that a plane has with all tokens, over the part
-/// of the depth that belongs to plane `split` of `splits`.
-///
-/// Addresses and strides are in bytes; both operands are contiguous along the depth. Lines past
-/// `lines` are read at the last one; the sums of tokens past `tokens` are zero.
-#[cube]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "two operands, each with its place and extent"
-)]
-fn stream_lines(
-    factor: u64,
-    factor_stride: u64,
-    line: u32,
-    lines: u32,
-    input: u64,
-    input_stride: u64,
-    tokens: u32,
-    depth: u32,
-    split: u32,
-    sums: &mut Array<Quad<f32>>,
-    #[comptime] splits: usize,
-    #[comptime] plane_lines: StreamLines,
-    #[comptime] token_groups: usize,
-    #[comptime] element: MmaElement,
-) {
-    let bytes = comptime!(element.bytes() as u32);
-    let ahead = comptime!(plane_lines.ahead());
-    let both = comptime!(plane_lines == StreamLines::Sixteen);
-    let position = UNIT_POS % 32;
-    let group = position / 4;
-    let start = (position % 4) * 16;
-    let low = select(line + group < lines, line + group, lines - 1);
-    let high = select(line + group + 8 < lines, line + group + 8, lines - 1);
-    let low = factor + u64::cast_from(low) * factor_stride + u64::cast_from(start);
-    let high = factor + u64::cast_from(high) * factor_stride + u64::cast_from(start);
-    let input = input + u64::cast_from(group) * input_stride + u64::cast_from(start);
-
-    // Each plane takes whole groups of chunks, neighbouring ones.
-    let end = depth * bytes;
-    let chunks = end
-        .div_ceil(comptime!((CHUNK * ahead) as u32))
-        .div_ceil(comptime!(splits as u32))
-        * comptime!(ahead as u32);
-    let mut chunk = split * chunks;
-    let stop = min(chunk + chunks, end.div_ceil(comptime!(CHUNK as u32)));
-    let mut left = Array::<Quad<u32>>::new(comptime!(2 * ahead));
-    let mut right = Array::<Quad<u32>>::new(ahead);
-    while chunk < stop {
-        #[unroll]
-        for next in 0..ahead {
-            let byte = (chunk + comptime!(next as u32)) * comptime!(CHUNK as u32);
-            let inside = byte + start < end;
-            left[comptime!(2 * next)] = load_chunk(low + u64::cast_from(byte), inside, element);
-            if comptime!(both) {
-                left[comptime!(2 * next + 1)] =
-                    load_chunk(high + u64::cast_from(byte), inside, element);
-            }
-        }
-        #[unroll]
-        for tile in 0..token_groups {
-            let token = group + comptime!((tile * TOKENS) as u32);
-            let from = input + comptime!((tile * TOKENS) as u64) * input_stride;
-            #[unroll]
-            for next in 0..ahead {
-                let byte = (chunk + comptime!(next as u32)) * comptime!(CHUNK as u32);
-                let inside = byte + start < end && token < tokens;
-                right[next] = load_chunk(from + u64::cast_from(byte), inside, element);
-            }
-            #[unroll]
-            for next in 0..ahead {
-                let a = left[comptime!(2 * next)];
-                let x = right[next];
-                #[unroll]
-                for half in 0..2usize {
-                    let mut quad = Quad::<u32>::empty();
-                    quad.insert(0usize, a.extract(comptime!(2 * half)));
-                    quad.insert(2usize, a.extract(comptime!(2 * half + 1)));
-                    if comptime!(both) {
-                        let b = left[comptime!(2 * next + 1)];
-                        quad.insert(1usize, b.extract(comptime!(2 * half)));
-                        quad.insert(3usize, b.extract(comptime!(2 * half + 1)));
-                    } else {
-                        // The lower half of a fragment stays empty.
-                        quad.insert(1usize, 0u32);
-                        quad.insert(3usize, 0u32);
-                    }
-                    sums[tile] = multiply_add(
-                        quad,
-                        x.extract(comptime!(2 * half)),
-                        x.extract(comptime!(2 * half + 1)),
-                        sums[tile],
-                        element,
-                    );
-                }
-            }
-        }
-        chunk += comptime!(ahead as u32);
-    }
-}
-
-/// Writes the sums of a plane to `stage`, `[plane, token, line]`.
-#[cube]
-fn stage_sums(
-    sums: &Array<Quad<f32>>,
-    stage: &mut Shared<[f32]>,
-    plane: usize,
-    #[comptime] plane_lines: StreamLines,
-    #[comptime] token_groups: usize,
-) {
-    let lines = comptime!(plane_lines.count());
-    let position = (UNIT_POS % 32) as usize;
-    let line = position / 4;
-    #[unroll]
-    for tile in 0..token_groups {
-        let quad = sums[tile];
-        let token = plane * comptime!(token_groups * TOKENS)
-            + comptime!(tile * TOKENS)
-            + (position % 4) * 2;
-        stage[token * lines + line] = quad.extract(0usize);
-        stage[(token + 1) * lines + line] = quad.extract(1usize);
-        if comptime!(plane_lines == StreamLines::Sixteen) {
-            stage[token * lines + line + 8] = quad.extract(2usize);
-            stage[(token + 1) * lines + line + 8] = quad.extract(3usize);
-        }
-    }
-}
-
-/// The sum of `splits` planes, the first of which staged it at `from`.
-#[cube]
-fn staged_sum(
-    stage: &Shared<[f32]>,
-    from: usize,
-    #[comptime] splits: usize,
-    #[comptime] plane_elements: usize,
-) -> f32 {
-    let mut sum = 0.0f32;
-    #[unroll]
-    for split in 0..splits {
-        sum += stage[from + comptime!(split * plane_elements)];
-    }
-    sum
-}
+/// Bytes in shared memory to which planes' rings are aligned: rows keep their banks.
+const RING_ALIGNMENT: usize = 128;
 
 /// `C[p] = A[p] B[p] (+ bias[p])` for few rows of `A`, summed in `f32`.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -186,34 +25,67 @@ pub(crate) fn stream_product<T: Float>(
     #[comptime] blueprint: StreamBlueprint,
     #[define(T)] _dtype: ElemType,
 ) {
-    let lines = comptime!(blueprint.lines.count());
-    let first = CUBE_POS_X as usize * lines;
-    let mut stage =
-        Shared::<[f32]>::new_aligned_slice(comptime!(blueprint.stage_elements()), 16usize);
+    let ring = comptime!(blueprint.ring);
+    let lines = comptime!(ring.lines.count());
+    let memory = Shared::<[u32]>::new_aligned_slice(
+        comptime!(blueprint.planes() * ring.bytes() / 4),
+        RING_ALIGNMENT,
+    );
+    let mut stage = Shared::<[f32]>::new_aligned_slice(comptime!(2 * blueprint.staged()), 16usize);
     let plane = UNIT_POS / 32;
-    stage_product::<T>(lhs, rhs, &geometry, &mut stage, plane, blueprint);
-    sync_cube();
+    let base = shared_address::<u32>(memory.as_slice()) + plane * comptime!(ring.bytes() as u32);
 
-    let mut index = UNIT_POS as usize;
-    while index < comptime!(blueprint.token_groups * TOKENS * lines) {
-        let row = index / lines;
-        let column = first + index % lines;
-        if row < geometry.rows && column < geometry.columns {
-            let output = finish_one::<T>(
-                staged_sum(&stage, index, blueprint.splits, blueprint.plane_elements()),
-                &bias,
-                &merged,
-                &geometry,
-                CUBE_POS_Y as usize,
-                row,
-                column,
-                blueprint.finish,
+    let (mut turn, last) = turns(&geometry, blueprint);
+    let stream = stream_of(
+        global_address::<T>(rhs),
+        global_address::<T>(lhs),
+        &geometry,
+        plane,
+        turn,
+        last,
+        blueprint,
+    );
+    start(&stream, base, ring);
+    let mut sums = Array::<Quad<f32>>::new(comptime!(ring.token_groups()));
+    let mut done = 0u32;
+    let mut half = 0usize;
+    while turn < last {
+        sum_group(&stream, done, base, &mut sums, ring);
+        done += stream.steps;
+        let to = half + plane as usize * comptime!(ring.sums());
+        stage_sums(&sums, &mut stage, to, ring);
+        // Once for each turn: the next one's sums go to the other half.
+        sync_cube();
+
+        let mut index = UNIT_POS as usize;
+        while index < comptime!(blueprint.groups * ring.sums()) {
+            let (group, inside) = (
+                index / comptime!(ring.sums()),
+                index % comptime!(ring.sums()),
             );
-            let batch = CUBE_POS_Y as usize;
-            let at = out_offset(&geometry, batch, row, column, blueprint.split_columns);
-            out[at] = T::cast_from(output);
+            let from = half + group * comptime!(blueprint.splits * ring.sums()) + inside;
+            let group = turn as usize * comptime!(blueprint.groups) + group;
+            let line_groups = geometry.columns.div_ceil(lines);
+            let (batch, group) = (group / line_groups, group % line_groups);
+            let (row, column) = (inside / lines, group * lines + inside % lines);
+            if batch < geometry.batches && row < geometry.rows && column < geometry.columns {
+                let output = finish_one::<T>(
+                    staged_sum(&stage, from, blueprint.splits, ring),
+                    &bias,
+                    &merged,
+                    &geometry,
+                    batch,
+                    row,
+                    column,
+                    blueprint.finish,
+                );
+                let at = out_offset(&geometry, batch, row, column, blueprint.split_columns);
+                out[at] = T::cast_from(output);
+            }
+            index += comptime!(blueprint.planes() * 32);
         }
-        index += comptime!(blueprint.units());
+        half = comptime!(blueprint.staged()) - half;
+        turn += 1;
     }
 }
 
@@ -232,73 +104,130 @@ pub(crate) fn stream_gated<T: Float>(
     #[comptime] blueprint: StreamBlueprint,
     #[define(T)] _dtype: ElemType,
 ) {
-    let lines = comptime!(blueprint.lines.count());
-    let first = CUBE_POS_X as usize * lines;
-    let batch = CUBE_POS_Y as usize;
-    let elements = comptime!(blueprint.stage_elements());
-    let mut stage = Shared::<[f32]>::new_aligned_slice(comptime!(2 * elements), 16usize);
+    let ring = comptime!(blueprint.ring);
+    let lines = comptime!(ring.lines.count());
+    let memory = Shared::<[u32]>::new_aligned_slice(
+        comptime!(2 * blueprint.planes() * ring.bytes() / 4),
+        RING_ALIGNMENT,
+    );
+    let mut stage = Shared::<[f32]>::new_aligned_slice(comptime!(4 * blueprint.staged()), 16usize);
     let plane = UNIT_POS / 32;
-    if plane < comptime!(blueprint.splits as u32) {
-        stage_product::<T>(gate_lhs, gate_rhs, &geometry, &mut stage, plane, blueprint);
-    } else {
-        stage_product::<T>(lhs, rhs, &geometry, &mut stage, plane, blueprint);
-    }
-    sync_cube();
+    let base = shared_address::<u32>(memory.as_slice()) + plane * comptime!(ring.bytes() as u32);
 
-    let mut index = UNIT_POS as usize;
-    while index < comptime!(blueprint.token_groups * TOKENS * lines) {
-        let row = index / lines;
-        let column = first + index % lines;
-        if row < geometry.rows && column < geometry.columns {
-            let (splits, plane_elements) =
-                comptime!((blueprint.splits, blueprint.plane_elements()));
-            let gate = staged_sum(&stage, index, splits, plane_elements);
-            let gate = add_bias::<T>(gate, &gate_bias, &geometry, batch, column);
-            let other = staged_sum(&stage, index + elements, splits, plane_elements);
-            let other = add_bias::<T>(other, &bias, &geometry, batch, column);
-            let at = out_offset(&geometry, batch, row, column, blueprint.split_columns);
-            out[at] = T::cast_from(activate(gate, blueprint.finish.activation) * other);
+    let planes = comptime!(blueprint.planes() as u32);
+    let gates = plane < planes;
+    let (mut turn, last) = turns(&geometry, blueprint);
+    let stream = stream_of(
+        select(
+            gates,
+            global_address::<T>(gate_rhs),
+            global_address::<T>(rhs),
+        ),
+        select(
+            gates,
+            global_address::<T>(gate_lhs),
+            global_address::<T>(lhs),
+        ),
+        &geometry,
+        plane % planes,
+        turn,
+        last,
+        blueprint,
+    );
+    start(&stream, base, ring);
+    let mut sums = Array::<Quad<f32>>::new(comptime!(ring.token_groups()));
+    let mut done = 0u32;
+    let mut half = 0usize;
+    while turn < last {
+        sum_group(&stream, done, base, &mut sums, ring);
+        done += stream.steps;
+        let to = half + plane as usize * comptime!(ring.sums());
+        stage_sums(&sums, &mut stage, to, ring);
+        // Once for each turn: the next one's sums go to the other half.
+        sync_cube();
+
+        let mut index = UNIT_POS as usize;
+        while index < comptime!(blueprint.groups * ring.sums()) {
+            let (group, inside) = (
+                index / comptime!(ring.sums()),
+                index % comptime!(ring.sums()),
+            );
+            let from = half + group * comptime!(blueprint.splits * ring.sums()) + inside;
+            let group = turn as usize * comptime!(blueprint.groups) + group;
+            let line_groups = geometry.columns.div_ceil(lines);
+            let (batch, group) = (group / line_groups, group % line_groups);
+            let (row, column) = (inside / lines, group * lines + inside % lines);
+            if batch < geometry.batches && row < geometry.rows && column < geometry.columns {
+                let gate = staged_sum(&stage, from, blueprint.splits, ring);
+                let gate = add_bias::<T>(gate, &gate_bias, &geometry, batch, column);
+                let from = from + comptime!(blueprint.staged());
+                let other = staged_sum(&stage, from, blueprint.splits, ring);
+                let other = add_bias::<T>(other, &bias, &geometry, batch, column);
+                let at = out_offset(&geometry, batch, row, column, blueprint.split_columns);
+                out[at] = T::cast_from(activate(gate, blueprint.finish.activation) * other);
+            }
+            index += comptime!(2 * blueprint.planes() * 32);
         }
-        index += comptime!(2 * blueprint.units());
+        half = comptime!(2 * blueprint.staged()) - half;
+        turn += 1;
     }
 }
 
-/// Multiplies the lines of a cube over the part of the depth that belongs to a plane, and stages the
-/// sums at its place.
+/// The turns of a cube, each a group of lines for each set of planes that share a depth: the first,
+/// and the one behind the last.
 #[cube]
-fn stage_product<T: Float>(
-    lhs: &[T],
-    rhs: &[T],
+fn turns(geometry: &Geometry, #[comptime] blueprint: StreamBlueprint) -> (u32, u32) {
+    let line_groups = geometry
+        .columns
+        .div_ceil(comptime!(blueprint.ring.lines.count()));
+    let turns = (line_groups * geometry.batches).div_ceil(comptime!(blueprint.groups)) as u32;
+    share(turns)
+}
+
+/// This cube's share of `turns`: the first, and the one behind the last.
+#[cube]
+fn share(turns: u32) -> (u32, u32) {
+    let (each, rest) = (turns / CUBE_COUNT_X, turns % CUBE_COUNT_X);
+    let first = CUBE_POS_X * each + min(CUBE_POS_X, rest);
+    (first, first + each + u32::cast_from(CUBE_POS_X < rest))
+}
+
+/// What a plane reads for a product of the factor and the input at these addresses, from turn to turn.
+#[cube]
+fn stream_of(
+    factor: u64,
+    input: u64,
     geometry: &Geometry,
-    stage: &mut Shared<[f32]>,
     plane: u32,
+    turn: u32,
+    last: u32,
     #[comptime] blueprint: StreamBlueprint,
-) {
-    let token_groups = comptime!(blueprint.token_groups);
-    let bytes = comptime!(blueprint.element.bytes() as u64);
-    let batch = CUBE_POS_Y as usize;
-    let mut sums = Array::<Quad<f32>>::new(token_groups);
-    #[unroll]
-    for tile in 0..token_groups {
-        sums[tile] = Quad::<f32>::new(0.0f32);
+) -> Stream {
+    let ring = comptime!(blueprint.ring);
+    let bytes = comptime!(ring.element.bytes() as u64);
+    let groups = comptime!(blueprint.groups as u32);
+    let splits = comptime!(blueprint.splits as u32);
+    let depth = geometry.depth as u32 * comptime!(ring.element.bytes() as u32);
+    let (start, steps) = part_of_depth(depth, plane % splits, blueprint.splits, ring);
+    let line_groups = geometry.columns.div_ceil(comptime!(ring.lines.count())) as u32;
+    Stream {
+        factor,
+        factor_batch: geometry.rhs.batch as u64 * bytes,
+        factor_stride: geometry.rhs.column as u64 * bytes,
+        input,
+        input_batch: geometry.lhs.batch as u64 * bytes,
+        input_stride: geometry.lhs.row as u64 * bytes,
+        tokens: geometry.rows as u32,
+        lines: geometry.columns as u32,
+        line_groups,
+        depth,
+        first: turn * groups + plane / splits,
+        every: groups,
+        last: line_groups * geometry.batches as u32 - 1,
+        start,
+        steps,
+        total: (last - turn) * steps,
     }
-    stream_lines(
-        global_address::<T>(rhs) + (batch * geometry.rhs.batch) as u64 * bytes,
-        geometry.rhs.column as u64 * bytes,
-        CUBE_POS_X * comptime!(blueprint.lines.count() as u32),
-        geometry.columns as u32,
-        global_address::<T>(lhs) + (batch * geometry.lhs.batch) as u64 * bytes,
-        geometry.lhs.row as u64 * bytes,
-        geometry.rows as u32,
-        geometry.depth as u32,
-        plane % comptime!(blueprint.splits as u32),
-        &mut sums,
-        blueprint.splits,
-        blueprint.lines,
-        token_groups,
-        blueprint.element,
-    );
-    stage_sums(&sums, stage, plane as usize, blueprint.lines, token_groups);
 }
 
 /// `out[j, t, k] = Σ_i S[j, i, k] Y[i, t, k]` with `Y_i = A_i B_i`, for few tokens; `Y` is kept in
@@ -316,80 +245,92 @@ pub(crate) fn stream_coupled<T: Float>(
     #[comptime] blueprint: StreamCoupledBlueprint,
     #[define(T)] _dtype: ElemType,
 ) {
+    let ring = comptime!(blueprint.ring);
     let splits = comptime!(blueprint.splits);
-    let lines = comptime!(blueprint.lines.count());
-    let token_groups = comptime!(blueprint.token_groups);
+    let lines = comptime!(ring.lines.count());
     let blocks = comptime!(blueprint.blocks);
-    let bytes = comptime!(blueprint.element.bytes() as u64);
-    let first = CUBE_POS_X as usize * lines;
+    let bytes = comptime!(ring.element.bytes() as u64);
+    let memory = Shared::<[u32]>::new_aligned_slice(
+        comptime!(blueprint.planes() * ring.bytes() / 4),
+        RING_ALIGNMENT,
+    );
+    let mut stage = Shared::<[f32]>::new_aligned_slice(comptime!(2 * blueprint.staged()), 16usize);
     let plane = UNIT_POS / 32;
-    let block = (plane / comptime!(splits as u32)) as usize;
-    // A unit couples one output block and rank, for every `parts`-th token. What it multiplies by
-    // is loaded before everything else, and arrives meanwhile.
+    let base = shared_address::<u32>(memory.as_slice()) + plane * comptime!(ring.bytes() as u32);
+
+    let block = (plane / comptime!(splits as u32)) as u64;
+    let depth = geometry.depth as u32 * comptime!(ring.element.bytes() as u32);
+    let split = plane % comptime!(splits as u32);
+    let (first_step, steps) = part_of_depth(depth, split, splits, ring);
+    let line_groups = (geometry.rank as u32).div_ceil(comptime!(lines as u32));
+    let (mut turn, last) = share(line_groups);
+    let stream = Stream {
+        factor: global_address::<T>(rhs) + block * geometry.rhs.block as u64 * bytes,
+        factor_batch: 0u64.runtime(),
+        factor_stride: geometry.rhs.line as u64 * bytes,
+        input: global_address::<T>(lhs) + block * geometry.lhs.block as u64 * bytes,
+        input_batch: 0u64.runtime(),
+        input_stride: geometry.lhs.line as u64 * bytes,
+        tokens: geometry.tokens as u32,
+        lines: geometry.rank as u32,
+        line_groups,
+        depth,
+        first: turn,
+        every: 1u32.runtime(),
+        last: line_groups - 1,
+        start: first_step,
+        steps,
+        total: (last - turn) * steps,
+    };
+    start(&stream, base, ring);
+
+    // A unit couples one output block and rank, for every `parts`-th token.
     let pairs = comptime!(blocks * lines);
-    let parts = comptime!((blueprint.units() / (blocks * lines)).max(1));
+    let parts = comptime!((blueprint.planes() * 32 / (blocks * lines)).max(1));
     let pair = UNIT_POS as usize % pairs;
     let inside = pair % lines;
     let out_block = pair / lines;
-    let rank = first + inside;
     let mut factors = Array::<f32>::new(blocks);
-    if rank < geometry.rank {
-        let start = out_block * geometry.coupling.block + rank;
-        #[unroll]
-        for i in 0..blocks {
-            factors[i] = f32::cast_from(coupling[start + i * geometry.coupling.line]);
-        }
-    }
-    let mut sums = Array::<Quad<f32>>::new(token_groups);
-    #[unroll]
-    for tile in 0..token_groups {
-        sums[tile] = Quad::<f32>::new(0.0f32);
-    }
-    stream_lines(
-        global_address::<T>(rhs) + (block * geometry.rhs.block) as u64 * bytes,
-        geometry.rhs.line as u64 * bytes,
-        first as u32,
-        geometry.rank as u32,
-        global_address::<T>(lhs) + (block * geometry.lhs.block) as u64 * bytes,
-        geometry.lhs.line as u64 * bytes,
-        geometry.tokens as u32,
-        geometry.depth as u32,
-        plane % comptime!(splits as u32),
-        &mut sums,
-        splits,
-        blueprint.lines,
-        token_groups,
-        blueprint.element,
-    );
-    let mut stage =
-        Shared::<[f32]>::new_aligned_slice(comptime!(blueprint.stage_elements()), 16usize);
-    stage_sums(
-        &sums,
-        &mut stage,
-        plane as usize,
-        blueprint.lines,
-        token_groups,
-    );
-    sync_cube();
-
-    let tokens = comptime!(token_groups * TOKENS);
-    let mut token = UNIT_POS as usize / pairs;
-    let column = if comptime!(blueprint.split_ranks) {
-        rank / part * part_stride + rank % part
-    } else {
-        rank
-    };
-    if rank < geometry.rank {
-        while token < geometry.tokens {
-            let mut sum = 0.0f32;
+    let mut sums = Array::<Quad<f32>>::new(comptime!(ring.token_groups()));
+    let mut done = 0u32;
+    let mut half = 0usize;
+    while turn < last {
+        let rank = turn as usize * lines + inside;
+        // Loaded before the products, so that they arrive meanwhile.
+        if rank < geometry.rank {
+            let from = out_block * geometry.coupling.block + rank;
             #[unroll]
             for i in 0..blocks {
-                let from = comptime!(i * splits * tokens * lines) + token * lines + inside;
-                sum += factors[i] * staged_sum(&stage, from, splits, comptime!(tokens * lines));
+                factors[i] = f32::cast_from(coupling[from + i * geometry.coupling.line]);
             }
-            let at = out_block * geometry.out.block + token * geometry.out.line + column;
-            out[at] = T::cast_from(sum);
-            token += parts;
         }
+        sum_group(&stream, done, base, &mut sums, ring);
+        done += stream.steps;
+        let to = half + plane as usize * comptime!(ring.sums());
+        stage_sums(&sums, &mut stage, to, ring);
+        // Once for each turn: the next one's sums go to the other half.
+        sync_cube();
+
+        let column = if comptime!(blueprint.split_ranks) {
+            rank / part * part_stride + rank % part
+        } else {
+            rank
+        };
+        if rank < geometry.rank {
+            let mut token = UNIT_POS as usize / pairs;
+            while token < geometry.tokens {
+                let mut sum = 0.0f32;
+                #[unroll]
+                for i in 0..blocks {
+                    let from = half + comptime!(i * splits * ring.sums()) + token * lines + inside;
+                    sum += factors[i] * staged_sum(&stage, from, splits, ring);
+                }
+                let at = out_block * geometry.out.block + token * geometry.out.line + column;
+                out[at] = T::cast_from(sum);
+                token += parts;
+            }
+        }
+        half = comptime!(blueprint.staged()) - half;
+        turn += 1;
     }
 }

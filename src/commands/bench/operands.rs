@@ -1,6 +1,5 @@
 //! What layers are timed on: random weights and inputs.
 
-use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor};
 use burn_blr::{BlrLinear, Structure};
 
@@ -22,7 +21,7 @@ pub fn copies(bytes: usize) -> usize {
     ROTATED_BYTES.div_ceil(bytes).clamp(MIN_COPIES, MAX_COPIES)
 }
 
-/// A layer without bias and an input `[tokens, in]`, both random.
+/// A layer without bias, stored as in most checkpoints, and an input `[tokens, in]`, both random.
 pub fn random(
     structure: Structure,
     (in_features, out_features): (usize, usize),
@@ -30,17 +29,8 @@ pub fn random(
     dtype: FloatDType,
     device: &Device,
 ) -> Result<(BlrLinear, Tensor<2>), CommandError> {
-    let layer = BlrLinear::init(structure, in_features, out_features, false, device)?;
-    let layer = layer.map(&mut CastTo(dtype));
+    let layer = BlrLinear::random(structure, in_features, out_features, false, dtype, device)?;
     let normal = Distribution::Normal(0.0, 1.0);
     let input = Tensor::<2>::random([tokens, in_features], normal, device);
     Ok((layer, input.cast(dtype)))
-}
-
-struct CastTo(FloatDType);
-
-impl ModuleMapper for CastTo {
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|tensor| tensor.cast(self.0))
-    }
 }
