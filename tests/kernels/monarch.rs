@@ -107,10 +107,11 @@ fn check_forward<R: Runtime>(
         return;
     }
     if !matches!(setting.strategy, Strategy::Auto | Strategy::Tuned) {
-        // Layers of one input that are done at once have no kernel for both products.
-        let at_once =
-            Ok(dims.scratch_shape(tokens)) != dims.layers(1).map(|one| one.scratch_shape(tokens));
-        let apart = (setting.strategy != Strategy::Fused || at_once) && tokens > 0;
+        // A layer that gates another at once has no kernel for both products.
+        let one = dims.layers(1).map(|one| one.scratch_shape(tokens));
+        let at_once = Ok(dims.scratch_shape(tokens)) != one;
+        let gated_at_once = setting.gated && at_once;
+        let apart = (setting.strategy != Strategy::Fused || gated_at_once) && tokens > 0;
         assert_eq!(asked, apart, "scratch for {setting:?}");
     }
     let bias = with_bias.then_some(data.bias.values.as_slice());
