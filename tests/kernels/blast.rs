@@ -287,6 +287,9 @@ fn forward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<
             }
         }
     }
+    // More tiles than cubes that couple.
+    let (sizes, tokens) = MANY_TILES;
+    check_forward(client, Setting::tensor_cores()[1], sizes, tokens, false);
 }
 
 /// Several weights and one input, against each weight by itself.
@@ -404,10 +407,15 @@ fn forward_matches_reference_with_little_scratch<R: Runtime>(client: &ComputeCli
     }
 }
 
+/// Sizes and tokens of which every multiprocessor has several tiles, and couplings that one group of planes
+/// loads more of than the other.
+const MANY_TILES: (Sizes, usize) = ((12, 136, 96, 96), 4100);
+
 /// Blocks in pairs and one left over, or one alone; depths that are no whole panels; ranks that end
 /// inside a tile.
-const FUSED_SIZES: [Sizes; 6] = [
+const FUSED_SIZES: [Sizes; 7] = [
     (16, 104, 1152, 320),
+    (12, 72, 768, 96),
     (5, 328, 960, 80),
     (9, 72, 360, 72),
     (1, 8, 64, 24),
@@ -426,6 +434,8 @@ fn forward_matches_reference_with_the_coupling_in_the_product<R: Runtime>(
     }
     // More tiles than multiprocessors.
     check_forward(client, Setting::fused()[1], (2, 328, 128, 80), 4100, false);
+    let (sizes, tokens) = MANY_TILES;
+    check_forward(client, Setting::fused()[1], sizes, tokens, false);
 }
 
 fn backward_matches_reference_on_tensor_cores<R: Runtime>(client: &ComputeClient<R>) {

@@ -52,7 +52,10 @@ impl PlannedCouple {
         let count = match &plan {
             CouplePlan::Naive => count_items(problem.tokens * problem.rank)?,
             CouplePlan::Tiled(blueprint) => count_items(blueprint.items(&problem))?,
-            CouplePlan::Mma(tile) => cube_count(client, tile.cubes(problem.tokens, problem.rank))?,
+            CouplePlan::Mma(tile) => {
+                let cubes = tile.standing_cubes(client, problem.tokens, problem.rank);
+                cube_count(client, cubes)?
+            }
         };
         let address = context.address_type(outputs)?;
         Ok(Self {

@@ -3,14 +3,17 @@
 use cubecl::prelude::*;
 
 use super::geometry::{BlockStrides, CoupledGeometry};
-use super::plan::CoupleTile;
-use super::tile::{cell, chunk, couple_tile, first_rank, load_couplings, store_coupled};
+use super::plan::{BUFFERS, CoupleTile};
+use super::tile::{cell, chunk, couple_octet, left_operands, load_couplings, store_coupled};
 use crate::ptx::{
     Quad, commit_copies, copy_async, global_address, shared_address, wait_copies, written_address,
 };
 
 /// `out[j, t, k] = Σ_i S[j, i, k] Y[i, t, k]`, summed in `f32`; `out` may be `Y` itself, since each
 /// cube reads all that it replaces before it stores anything.
+///
+/// A cube stays for its ranks, whose couplings it loads once, and goes through tiles of tokens, the next
+/// of which are under way while one is coupled.
 ///
 /// Of the geometry's operands, `lhs` is `Y`, with tokens as lines; there is no `rhs`.
 #[cube(launch_unchecked, address_type = "dynamic")]
@@ -22,54 +25,98 @@ pub(crate) fn couple<T: Float>(
     #[comptime] tile: CoupleTile,
     #[define(T)] _dtype: ElemType,
 ) {
-    let row = CUBE_POS_Y * comptime!(tile.rows as u32);
+    let rows = comptime!(tile.rows as u32);
+    let tokens = geometry.tokens as u32;
     let column = CUBE_POS_X * comptime!(tile.columns as u32);
-    let memory = Shared::<[u32]>::new_aligned_slice(comptime!(tile.shared_bytes() / 4), 1024usize);
+    let bytes = comptime!(tile.shared_bytes() as u32);
+    let memory =
+        Shared::<[u32]>::new_aligned_slice(comptime!(BUFFERS * tile.shared_bytes() / 4), 1024usize);
     let inner = shared_address::<u32>(memory.as_slice());
+    let end = inner + comptime!(BUFFERS as u32) * bytes;
     let address = global_address::<T>(source);
-    copy_tile(
-        address,
-        &geometry.lhs,
-        geometry.tokens,
-        geometry.rank,
-        inner,
-        row,
-        column,
-        tile,
-    );
-    commit_copies();
+    let out_address = written_address::<T>(out);
+    let step = CUBE_COUNT_Y * rows;
+    let mut row = CUBE_POS_Y * rows;
+    let mut ahead = row;
+    let mut filled = inner;
+    #[unroll]
+    for _ in 0..comptime!(BUFFERS - 1) {
+        if ahead < tokens {
+            copy_tile(
+                address,
+                &geometry.lhs,
+                geometry.tokens,
+                geometry.rank,
+                filled,
+                ahead,
+                column,
+                tile,
+            );
+        }
+        commit_copies();
+        ahead += step;
+        filled += bytes;
+    }
     let mut couplings = Array::<Quad<u32>>::new(8usize);
     load_couplings(
         global_address::<T>(coupling),
         &geometry.coupling,
         geometry.rank,
-        column + first_rank(tile),
+        column + (UNIT_POS / 32) * 8,
         &mut couplings,
         tile,
     );
-    wait_copies(0usize);
-    sync_cube();
-    couple_tile::<T>(
-        coupling,
-        &geometry.coupling,
-        geometry.rank,
-        inner,
-        column,
-        &mut couplings,
-        tile,
-    );
-    sync_cube();
-    let address = written_address::<T>(out);
-    store_coupled(
-        address,
-        &geometry.out,
-        geometry.tokens,
-        geometry.rank,
-        inner,
-        row,
-        column,
-        tile,
-    );
+    let mut left = Array::<Quad<u32>>::new(8usize);
+    left_operands(&couplings, &mut left);
+    let mut read = inner;
+    while row < tokens {
+        wait_copies(comptime!(BUFFERS - 2));
+        // All have stored what the buffer that is filled next holds.
+        sync_cube();
+        if ahead < tokens {
+            copy_tile(
+                address,
+                &geometry.lhs,
+                geometry.tokens,
+                geometry.rank,
+                filled,
+                ahead,
+                column,
+                tile,
+            );
+        }
+        commit_copies();
+        ahead += step;
+        filled += bytes;
+        if filled == end {
+            filled = inner;
+        }
+        couple_octet(
+            read,
+            UNIT_POS / 32,
+            0u32,
+            comptime!(tile.rows as u32 / 8),
+            &left,
+            1usize,
+            tile,
+        );
+        sync_cube();
+        store_coupled(
+            out_address,
+            &geometry.out,
+            geometry.tokens,
+            geometry.rank,
+            read,
+            row,
+            column,
+            tile,
+        );
+        read += bytes;
+        if read == end {
+            read = inner;
+        }
+        row += step;
+    }
 }
 
 /// Starts copying a tile of all blocks to shared memory; zeros outside the tensor.

@@ -15,6 +15,12 @@ use crate::stream::plan::streams;
 /// Blocks that one tensor-core product couples.
 pub(crate) const MAX_BLOCKS: usize = 16;
 
+/// Cubes that couple alone of a multiprocessor: registers have room for so many.
+const RESIDENT: usize = 2;
+/// Tiles in shared memory of such a cube: one is coupled while the other is under way. Three were no
+/// faster on an H100.
+pub(crate) const BUFFERS: usize = 2;
+
 /// Everything about the kernel that is known when it is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CoupledBlueprint {
@@ -96,8 +102,8 @@ impl CoupleTile {
     /// The tile for `problem`, which must have 16-bit elements, at most [`MAX_BLOCKS`] blocks, and
     /// ranks that can be copied eight at a time.
     ///
-    /// 32 tokens by 64 ranks and 256 units was the fastest of nine on an H100, or within 5 % of it,
-    /// from 785 to 16384 tokens and 128 to 1488 ranks.
+    /// 64 ranks are a line of memory and an octet for each of eight planes; of 16 tokens there is room for
+    /// [`BUFFERS`] tiles in each of [`RESIDENT`] cubes.
     ///
     /// # Errors
     ///
@@ -116,7 +122,7 @@ impl CoupleTile {
             return Err(KernelError::Unavailable(Missing::TensorLayout));
         }
         Ok(Self {
-            rows: 32,
+            rows: 16,
             columns: 64,
             blocks: problem.blocks,
             element,
@@ -138,6 +144,19 @@ impl CoupleTile {
     /// Cubes along ranks and tokens.
     pub fn cubes(&self, tokens: usize, ranks: usize) -> [usize; 3] {
         [ranks.div_ceil(self.columns), tokens.div_ceil(self.rows), 1]
+    }
+
+    /// Cubes along ranks and tokens that stay for all tiles of some ranks: as many as the device holds at a
+    /// time, each with the same number of tiles, about.
+    pub fn standing_cubes<R: Runtime>(
+        &self,
+        client: &ComputeClient<R>,
+        tokens: usize,
+        ranks: usize,
+    ) -> [usize; 3] {
+        let [across, down, _] = self.cubes(tokens, ranks);
+        let most = (RESIDENT * processors(client) / across).clamp(1, down);
+        [across, down.div_ceil(down.div_ceil(most)), 1]
     }
 
     /// Bytes of one row: the ranks of one block and token.

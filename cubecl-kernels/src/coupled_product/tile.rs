@@ -62,16 +62,44 @@ pub(crate) fn load_couplings(
     }
 }
 
+/// As [`load_couplings`], from shared memory: lines of 64 ranks, one for each input block of `piece`
+/// output blocks, permuted as the 128-byte swizzle of tensor maps does. `staged` are the addresses of the
+/// pieces that hold the lane's two output blocks.
+#[cube]
+pub(crate) fn load_staged_couplings(
+    staged: &Array<u32>,
+    octet: u32,
+    couplings: &mut Array<Quad<u32>>,
+    #[comptime] tile: CoupleTile,
+    #[comptime] piece: usize,
+) {
+    let blocks = comptime!(tile.blocks as u32);
+    let position = UNIT_POS % 32;
+    #[unroll]
+    for corner in 0..4usize {
+        let j = position / 4 + comptime!((corner as u32 % 2) * 8);
+        #[unroll]
+        for next in 0..2usize {
+            let i = (position % 4) * 2 + comptime!((corner as u32 / 2) * 8 + next as u32);
+            let at = comptime!(2 * corner + next);
+            couplings[at] = Quad::<u32>::new(0u32);
+            if j < blocks && i < blocks {
+                let line = (j % comptime!(piece as u32)) * blocks + i;
+                let base = staged[comptime!(corner % 2)];
+                couplings[at] = load_shared_quad(base + line * 128 + (octet ^ (line & 7)) * 16);
+            }
+        }
+    }
+}
+
 /// First rank of the tile that a plane couples first.
 #[cube]
 pub(crate) fn first_rank(#[comptime] tile: CoupleTile) -> u32 {
     ((UNIT_POS / 32) % comptime!(tile.octets() as u32)) * 8
 }
 
-/// Replaces `Y` in shared memory by its couplings.
+/// Replaces `Y` in shared memory by its couplings, eight neighbouring ranks at a time for each plane.
 ///
-/// For each rank, the couplings of eight tokens are one tensor-core product, of `S [j, i]` and
-/// `Y [i, t]`. A plane does so for eight neighbouring ranks: 16 bytes of each operand's rows.
 /// `couplings` holds those of the plane's [`first_rank`], loaded long before.
 #[cube]
 pub(crate) fn couple_tile<T: Float>(
@@ -83,11 +111,7 @@ pub(crate) fn couple_tile<T: Float>(
     couplings: &mut Array<Quad<u32>>,
     #[comptime] tile: CoupleTile,
 ) {
-    let blocks = comptime!(tile.blocks as u32);
     let address = global_address::<T>(coupling);
-    let position = UNIT_POS % 32;
-    let group = position / 4;
-    let thread = position % 4;
     let octets = comptime!(tile.octets() as u32);
     let run = comptime!(tile.run() as u32);
     let tiles = comptime!((tile.rows / 8) as u32);
@@ -99,43 +123,79 @@ pub(crate) fn couple_tile<T: Float>(
         if item != first {
             load_couplings(address, strides, ranks, column + octet * 8, couplings, tile);
         }
-        // The couplings as left operands, for each of the eight ranks.
         let mut left = Array::<Quad<u32>>::new(8usize);
-        #[unroll]
-        for r in 0..8usize {
-            let mut quad = Quad::<u32>::empty();
-            #[unroll]
-            for corner in 0..4usize {
-                let pair = couplings[comptime!(2 * corner)];
-                let other = couplings[comptime!(2 * corner + 1)];
-                let word = regroup(
-                    pair.extract(comptime!(r / 2)),
-                    other.extract(comptime!(r / 2)),
-                    comptime!(r % 2 == 1),
-                );
-                quad.insert(corner, word);
-            }
-            left[r] = quad;
-        }
+        left_operands(&*couplings, &mut left);
         let start = (item / octets) * run;
         let stop = select(start + run < tiles, start + run, tiles);
-        for eight in start..stop {
-            let token = eight * 8 + group;
-            let mut right = Array::<Quad<u32>>::new(4usize);
+        couple_octet(inner, octet, start, stop, &left, 1usize, tile);
+        item += comptime!((tile.units / 32) as u32);
+    }
+}
+
+/// Couplings as left operands, for each of the eight ranks.
+#[cube]
+pub(crate) fn left_operands(couplings: &Array<Quad<u32>>, left: &mut Array<Quad<u32>>) {
+    #[unroll]
+    for r in 0..8usize {
+        let mut quad = Quad::<u32>::empty();
+        #[unroll]
+        for corner in 0..4usize {
+            let pair = couplings[comptime!(2 * corner)];
+            let other = couplings[comptime!(2 * corner + 1)];
+            let word = regroup(
+                pair.extract(comptime!(r / 2)),
+                other.extract(comptime!(r / 2)),
+                comptime!(r % 2 == 1),
+            );
+            quad.insert(corner, word);
+        }
+        left[r] = quad;
+    }
+}
+
+/// Couples eight neighbouring ranks of the tokens from `8 start` to `8 stop`, `together` groups of eight
+/// tokens at a time, a number that divides theirs.
+///
+/// For each rank, the couplings of eight tokens are one tensor-core product, of `S [j, i]`, which are its
+/// `left` operands, and `Y [i, t]`, 16 bytes of whose rows are the right ones of all ranks of the octet.
+#[cube]
+pub(crate) fn couple_octet(
+    inner: u32,
+    octet: u32,
+    start: u32,
+    stop: u32,
+    left: &Array<Quad<u32>>,
+    #[comptime] together: usize,
+    #[comptime] tile: CoupleTile,
+) {
+    let blocks = comptime!(tile.blocks as u32);
+    let position = UNIT_POS % 32;
+    let group = position / 4;
+    let thread = position % 4;
+    let mut eight = start;
+    while eight < stop {
+        let mut right = Array::<Quad<u32>>::new(comptime!(4 * together));
+        #[unroll]
+        for n in 0..together {
+            let token = (eight + comptime!(n as u32)) * 8 + group;
             #[unroll]
             for part in 0..4usize {
                 // Input blocks `2 thread`, `2 thread + 1`, and those 8 further.
                 let i = thread * 2 + comptime!((part as u32 / 2) * 8 + part as u32 % 2);
-                right[part] = Quad::<u32>::new(0u32);
+                let at = comptime!(4 * n + part);
+                right[at] = Quad::<u32>::new(0u32);
                 if i < blocks {
-                    right[part] = load_shared_quad(inner + chunk(i, token, octet, tile));
+                    right[at] = load_shared_quad(inner + chunk(i, token, octet, tile));
                 }
             }
-            let mut coupled = Array::<Quad<f32>>::new(8usize);
+        }
+        let mut coupled = Array::<Quad<f32>>::new(comptime!(8 * together));
+        #[unroll]
+        for n in 0..together {
             #[unroll]
             for r in 0..8usize {
-                let (a, b) = (right[0usize], right[1usize]);
-                let (c, d) = (right[2usize], right[3usize]);
+                let (a, b) = (right[comptime!(4 * n)], right[comptime!(4 * n + 1)]);
+                let (c, d) = (right[comptime!(4 * n + 2)], right[comptime!(4 * n + 3)]);
                 let second = comptime!(r % 2 == 1);
                 let low = regroup(
                     a.extract(comptime!(r / 2)),
@@ -148,19 +208,24 @@ pub(crate) fn couple_tile<T: Float>(
                     second,
                 );
                 let zero = Quad::<f32>::new(0.0f32);
-                coupled[r] = multiply_add(left[r], low, high, zero, tile.element);
+                coupled[comptime!(8 * n + r)] =
+                    multiply_add(left[r], low, high, zero, tile.element);
             }
-            // Everything that the stores replace has been read by the whole plane.
-            sync_plane();
+        }
+        // Everything that the stores replace has been read by the whole plane.
+        sync_plane();
+        #[unroll]
+        for n in 0..together {
             #[unroll]
             for corner in 0..4usize {
                 let j = group + comptime!((corner as u32 / 2) * 8);
-                let token = eight * 8 + thread * 2 + comptime!(corner as u32 % 2);
+                let token =
+                    (eight + comptime!(n as u32)) * 8 + thread * 2 + comptime!(corner as u32 % 2);
                 let mut words = Quad::<u32>::empty();
                 #[unroll]
                 for pair in 0..4usize {
-                    let low = coupled[comptime!(2 * pair)];
-                    let high = coupled[comptime!(2 * pair + 1)];
+                    let low = coupled[comptime!(8 * n + 2 * pair)];
+                    let high = coupled[comptime!(8 * n + 2 * pair + 1)];
                     words.insert(
                         pair,
                         pack(low.extract(corner), high.extract(corner), tile.element),
@@ -171,7 +236,7 @@ pub(crate) fn couple_tile<T: Float>(
                 }
             }
         }
-        item += comptime!((tile.units / 32) as u32);
+        eight += comptime!(together as u32);
     }
 }
 

@@ -5,12 +5,11 @@ use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
 
 use super::geometry::CoupledGeometry;
-use super::tile::{chunk, couple_tile, first_rank, load_couplings};
+use super::tile::{chunk, couple_octet, left_operands, load_staged_couplings};
 use super::wgmma_plan::{COLUMNS, CoupledWgmmaBlueprint, GROUPS, MULTIPLYING};
 use crate::product::wgmma_plan::DEPTH;
 use crate::ptx::{
-    Quad, descriptor, global_address, multiply_group, pack, shared_address,
-    store_matrices_transposed, sync_some,
+    Quad, descriptor, multiply_group, pack, shared_address, store_matrices_transposed, sync_some,
 };
 
 /// Couples the products of all blocks for one tile of tokens and ranks after another, in `f32`; `Y` is
@@ -26,7 +25,7 @@ use crate::ptx::{
 pub(crate) fn coupled_wgmma<T: Float, N: Size>(
     lhs: &TensorMap<T, Tiled>,
     rhs: &TensorMap<T, Tiled>,
-    coupling: &[T],
+    coupling: &TensorMap<T, Tiled>,
     out: &mut TensorMap<T, Tiled>,
     geometry: CoupledGeometry,
     #[comptime] blueprint: CoupledWgmmaBlueprint,
@@ -47,8 +46,8 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
         #[unroll]
         for stage in 0..stages {
             full[stage].init_manual(1u32);
-            // One arrival for each plane of the group that reads the stage.
-            empty[stage].init_manual(4u32);
+            // One arrival for each plane that multiplies, or two for each of the group that reads alone.
+            empty[stage].init_manual(8u32);
         }
     }
     sync_async_proxy_shared();
@@ -67,6 +66,8 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
     let per_group = comptime!(stages as u32 / GROUPS);
     let mut stage = 0u32.runtime();
     let mut phase = 0u32.runtime();
+    // Couplings of the tile's ranks follow its panels, in pieces by turns.
+    let (piece, pieces) = comptime!((blueprint.piece() as u32, blueprint.pieces() as u32));
 
     if plane >= comptime!(MULTIPLYING as u32 / 32) {
         if position == 0 {
@@ -107,6 +108,28 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
                     }
                     block += GROUPS;
                 }
+                let mut at = group;
+                while at < pieces {
+                    let slot = (group * per_group + stage) as usize;
+                    let filled = &full[slot];
+                    empty[slot].wait_parity(phase ^ 1);
+                    filled.arrive_and_expect_tx(1u32, comptime!(piece * blocks * 128));
+                    let first = slot * rhs_elements;
+                    let last = first + comptime!((piece * blocks) as usize * DEPTH);
+                    filled.tma_load_3d(
+                        coupling,
+                        &mut rhs_memory[first..last],
+                        (at * piece) as i32,
+                        0i32,
+                        column as i32,
+                    );
+                    stage += 1;
+                    if stage == per_group {
+                        stage = 0;
+                        phase ^= 1;
+                    }
+                    at += GROUPS;
+                }
                 tile += CUBE_COUNT as u32;
             }
         }
@@ -114,26 +137,16 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
         let group = plane / 4;
         let unit = UNIT_POS % 128;
         let element = comptime!(blueprint.element);
-        // Lanes name the lines of four matrices: 8 tokens of 8 ranks, the next 8 ranks, and both for
-        // the next 8 tokens.
-        let token = (position / 16) * 8 + position % 8;
-        let octet = (plane % 4) * 2 + (position / 8) % 2;
         let inner_address = shared_address::<T>(inner.as_slice());
         let lhs_address = shared_address::<T>(lhs_memory.as_slice());
         let rhs_address = shared_address::<T>(rhs_memory.as_slice());
-        let coupling_address = global_address::<T>(coupling);
         let mut couplings = Array::<Quad<u32>>::new(8usize);
+        // Tiles that are complete.
+        let mut done = 0u32;
         while tile < tiles {
             let row = (tile / column_tiles) * comptime!(rows as u32);
             let column = (tile % column_tiles) * comptime!(COLUMNS as u32);
-            load_couplings(
-                coupling_address,
-                &geometry.coupling,
-                geometry.rank,
-                column + first_rank(couple),
-                &mut couplings,
-                couple,
-            );
+            let mut held = Array::<Quad<u32>>::new(comptime!(rows / 16));
             let mut block = group;
             while block < blocks {
                 let mut sums = Vector::<f32, N>::new(0.0f32);
@@ -143,7 +156,7 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
                     let left = descriptor(rhs_address + at * comptime!(2 * rhs_elements as u32));
                     let right = descriptor(lhs_address + at * comptime!(2 * lhs_elements as u32));
                     sums = multiply_group::<N>(sums, left, right, rows, element);
-                    if position == 0 {
+                    if position < 2 {
                         empty[at as usize].arrive();
                     }
                     stage += 1;
@@ -152,12 +165,9 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
                         phase ^= 1;
                     }
                 }
-                if block == group {
-                    // What the group stored of the last tile has been read.
-                    if unit == 0 {
-                        tma_group_wait_read(0usize);
-                    }
-                    sync_some(group + 1, 128usize);
+                // A block later than it could be: by then the last tile is sooner stored.
+                if block != group {
+                    store_block(&held, inner_address, block - GROUPS, group, blueprint);
                 }
                 #[unroll]
                 for pair in 0..comptime!(rows / 16) {
@@ -168,20 +178,52 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
                         let high = sums.extract(comptime!(8 * pair + 2 * i + 1));
                         quad.insert(i, pack(low, high, element));
                     }
-                    let line = comptime!(16 * pair as u32) + token;
-                    let to = inner_address + chunk(block, line, octet, couple);
-                    store_matrices_transposed(to, quad);
+                    held[pair] = quad;
                 }
                 block += GROUPS;
             }
+            if block != group {
+                store_block(&held, inner_address, block - GROUPS, group, blueprint);
+            }
             sync_some(GROUPS + 1, MULTIPLYING);
-            couple_tile::<T>(
-                coupling,
-                &geometry.coupling,
-                geometry.rank,
+            // Both groups have seen all panels of the tile filled, so a piece is next in its stage.
+            #[unroll]
+            for at in 0..comptime!(blueprint.pieces() as u32) {
+                let (slot, phase) = piece_slot(at, done, steps, blueprint);
+                full[slot as usize].wait_parity(phase);
+            }
+            let mut staged = Array::<u32>::new(2usize);
+            #[unroll]
+            for half in 0..2usize {
+                let at = (position / 4 + comptime!(8 * half as u32)) / piece;
+                let at = select(at < pieces, at, pieces - 1);
+                let (slot, _) = piece_slot(at, done, steps, blueprint);
+                staged[half] = rhs_address + slot * comptime!(2 * rhs_elements as u32);
+            }
+            load_staged_couplings(&staged, plane, &mut couplings, couple, blueprint.piece());
+            sync_plane();
+            if position == 0 {
+                #[unroll]
+                for at in 0..comptime!(blueprint.pieces() as u32) {
+                    let (slot, _) = piece_slot(at, done, steps, blueprint);
+                    empty[slot as usize].arrive();
+                }
+            }
+            stage += (pieces + (GROUPS - 1 - group)) / GROUPS;
+            if stage >= per_group {
+                stage -= per_group;
+                phase ^= 1;
+            }
+            done += 1;
+            let mut left = Array::<Quad<u32>>::new(8usize);
+            left_operands(&couplings, &mut left);
+            couple_octet(
                 inner_address,
-                column,
-                &mut couplings,
+                plane,
+                0u32,
+                comptime!(rows as u32 / 8),
+                &left,
+                2usize,
                 couple,
             );
             sync_async_proxy_shared();
@@ -206,4 +248,51 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
         // Shared memory has to stay until the last of it is read.
         tma_group_wait_read(0usize);
     }
+}
+
+/// Writes what a group holds of a block to the tile of `Y`, as soon as what it stored of the last tile has
+/// been read.
+#[cube]
+fn store_block(
+    held: &Array<Quad<u32>>,
+    inner: u32,
+    block: u32,
+    group: u32,
+    #[comptime] blueprint: CoupledWgmmaBlueprint,
+) {
+    if block == group {
+        let unit = UNIT_POS % 128;
+        if unit == 0 {
+            tma_group_wait_read(0usize);
+        }
+        sync_some(group + 1, 128usize);
+    }
+    let couple = comptime!(blueprint.couple());
+    // Lanes name the lines of four matrices: 8 tokens of 8 ranks, the next 8 ranks, and both for the
+    // next 8 tokens.
+    let position = UNIT_POS % 32;
+    let token = (position / 16) * 8 + position % 8;
+    let octet = ((UNIT_POS / 32) % 4) * 2 + (position / 8) % 2;
+    #[unroll]
+    for pair in 0..comptime!(blueprint.rows / 16) {
+        let line = comptime!(16 * pair as u32) + token;
+        store_matrices_transposed(inner + chunk(block, line, octet, couple), held[pair]);
+    }
+}
+
+/// Stage that a piece of the couplings is in, of both groups', and the phase in which it is filled, after
+/// so many complete tiles.
+#[cube]
+fn piece_slot(
+    at: u32,
+    done: u32,
+    steps: u32,
+    #[comptime] blueprint: CoupledWgmmaBlueprint,
+) -> (u32, u32) {
+    let per_group = comptime!(blueprint.stages as u32 / GROUPS);
+    let group = at % GROUPS;
+    let panels = (comptime!(blueprint.blocks as u32 + GROUPS - 1) - group) / GROUPS * steps;
+    let pieces = (comptime!(blueprint.pieces() as u32 + GROUPS - 1) - group) / GROUPS;
+    let fill = done * (panels + pieces) + panels + at / GROUPS;
+    (group * per_group + fill % per_group, (fill / per_group) % 2)
 }

@@ -378,14 +378,25 @@ fn cubes<R: Runtime>(
     }
 }
 
-/// A tensor map of `[batch, line, depth]` that copies `lines` lines by 128 bytes at a time, with
-/// what lies outside as zeros.
+/// A tensor map of `[batch, line, depth]` that copies `lines` lines of a batch by 128 bytes at a time,
+/// with what lies outside as zeros.
 pub(crate) fn tensor_map<R: Runtime>(
     dtype: ElemType,
     binding: TensorBinding<R>,
     view: View,
+    shape: [usize; 3],
+    lines: usize,
+) -> TensorMapArg<R, Tiled> {
+    box_map(dtype, binding, view, shape, [1, lines])
+}
+
+/// As [`tensor_map`], of so many batches and lines of each at a time.
+pub(crate) fn box_map<R: Runtime>(
+    dtype: ElemType,
+    binding: TensorBinding<R>,
+    view: View,
     [batches, lines, depth]: [usize; 3],
-    tile: usize,
+    [box_batches, box_lines]: [usize; 2],
 ) -> TensorMapArg<R, Tiled> {
     // A single block may have any stride but zero.
     let batch = if batches == 1 {
@@ -399,7 +410,7 @@ pub(crate) fn tensor_map<R: Runtime>(
         ..binding
     };
     let box_of = TiledArgs {
-        tile_size: shape![1, tile, DEPTH],
+        tile_size: shape![box_batches, box_lines, DEPTH],
     };
     TensorMapArg::new(box_of, tensor.into_tensor_arg(), dtype).with_swizzle(TensorMapSwizzle::B128)
 }

@@ -19,7 +19,9 @@ pub(crate) mod wgmma_plan;
 
 pub(crate) use cost::product_flops;
 pub(crate) use gated::PlannedGated;
-pub(crate) use launch::{PlannedProduct, ProductOperands, geometry, output_map, tensor_map};
+pub(crate) use launch::{
+    PlannedProduct, ProductOperands, box_map, geometry, output_map, tensor_map,
+};
 pub(crate) use pair::ProductPair;
 pub(crate) use plan::Along;
 pub(crate) use problem::{BiasView, ColumnSplit, ProductProblem, TokenAxis};
