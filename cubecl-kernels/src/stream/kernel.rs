@@ -26,7 +26,6 @@ pub(crate) fn stream_product<T: Float>(
     #[define(T)] _dtype: ElemType,
 ) {
     let ring = comptime!(blueprint.ring);
-    let lines = comptime!(ring.lines.count());
     let memory = Shared::<[u32]>::new_aligned_slice(
         comptime!(blueprint.planes() * ring.bytes() / 4),
         RING_ALIGNMENT,
@@ -59,15 +58,8 @@ pub(crate) fn stream_product<T: Float>(
 
         let mut index = UNIT_POS as usize;
         while index < comptime!(blueprint.groups * ring.sums()) {
-            let (group, inside) = (
-                index / comptime!(ring.sums()),
-                index % comptime!(ring.sums()),
-            );
-            let from = half + group * comptime!(blueprint.splits * ring.sums()) + inside;
-            let group = turn as usize * comptime!(blueprint.groups) + group;
-            let line_groups = geometry.columns.div_ceil(lines);
-            let (batch, group) = (group / line_groups, group % line_groups);
-            let (row, column) = (inside / lines, group * lines + inside % lines);
+            let (inside, batch, row, column) = place(index, turn, &geometry, blueprint);
+            let from = half + inside;
             if batch < geometry.batches && row < geometry.rows && column < geometry.columns {
                 let output = finish_one::<T>(
                     staged_sum(&stage, from, blueprint.splits, ring),
@@ -105,7 +97,6 @@ pub(crate) fn stream_gated<T: Float>(
     #[define(T)] _dtype: ElemType,
 ) {
     let ring = comptime!(blueprint.ring);
-    let lines = comptime!(ring.lines.count());
     let memory = Shared::<[u32]>::new_aligned_slice(
         comptime!(2 * blueprint.planes() * ring.bytes() / 4),
         RING_ALIGNMENT,
@@ -148,15 +139,8 @@ pub(crate) fn stream_gated<T: Float>(
 
         let mut index = UNIT_POS as usize;
         while index < comptime!(blueprint.groups * ring.sums()) {
-            let (group, inside) = (
-                index / comptime!(ring.sums()),
-                index % comptime!(ring.sums()),
-            );
-            let from = half + group * comptime!(blueprint.splits * ring.sums()) + inside;
-            let group = turn as usize * comptime!(blueprint.groups) + group;
-            let line_groups = geometry.columns.div_ceil(lines);
-            let (batch, group) = (group / line_groups, group % line_groups);
-            let (row, column) = (inside / lines, group * lines + inside % lines);
+            let (inside, batch, row, column) = place(index, turn, &geometry, blueprint);
+            let from = half + inside;
             if batch < geometry.batches && row < geometry.rows && column < geometry.columns {
                 let gate = staged_sum(&stage, from, blueprint.splits, ring);
                 let gate = add_bias::<T>(gate, &gate_bias, &geometry, batch, column);
@@ -182,6 +166,26 @@ fn turns(geometry: &Geometry, #[comptime] blueprint: StreamBlueprint) -> (u32, u
         .div_ceil(comptime!(blueprint.ring.lines.count()));
     let turns = (line_groups * geometry.batches).div_ceil(comptime!(blueprint.groups)) as u32;
     share(turns)
+}
+
+/// Of the `index`-th output of a turn: where the sums of its first plane are staged, its batch, row and
+/// column. The last turn has outputs that lie outside.
+#[cube]
+fn place(
+    index: usize,
+    turn: u32,
+    geometry: &Geometry,
+    #[comptime] blueprint: StreamBlueprint,
+) -> (usize, usize, usize, usize) {
+    let sums = comptime!(blueprint.ring.sums());
+    let lines = comptime!(blueprint.ring.lines.count());
+    let (group, inside) = (index / sums, index % sums);
+    let staged = group * comptime!(blueprint.splits * blueprint.ring.sums()) + inside;
+    let group = turn as usize * comptime!(blueprint.groups) + group;
+    let line_groups = geometry.columns.div_ceil(lines);
+    let (batch, group) = (group / line_groups, group % line_groups);
+    let (row, column) = (inside / lines, group * lines + inside % lines);
+    (staged, batch, row, column)
 }
 
 /// This cube's share of `turns`: the first, and the one behind the last.
