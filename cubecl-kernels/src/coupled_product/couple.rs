@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::geometry::{BlockStrides, CoupledGeometry};
+use super::geometry::CoupledGeometry;
 use super::plan::{BUFFERS, CoupleTile};
 use super::tile::{cell, chunk, couple_octet, left_operands, load_couplings, store_coupled};
 use crate::ptx::{
@@ -41,19 +41,7 @@ pub(crate) fn couple<T: Float>(
     let mut filled = inner;
     #[unroll]
     for _ in 0..comptime!(BUFFERS - 1) {
-        if ahead < tokens {
-            copy_tile(
-                address,
-                &geometry.lhs,
-                geometry.tokens,
-                geometry.rank,
-                filled,
-                ahead,
-                column,
-                tile,
-            );
-        }
-        commit_copies();
+        copy_tile(address, &geometry, filled, ahead, column, tile);
         ahead += step;
         filled += bytes;
     }
@@ -73,19 +61,7 @@ pub(crate) fn couple<T: Float>(
         wait_copies(comptime!(BUFFERS - 2));
         // All have stored what the buffer that is filled next holds.
         sync_cube();
-        if ahead < tokens {
-            copy_tile(
-                address,
-                &geometry.lhs,
-                geometry.tokens,
-                geometry.rank,
-                filled,
-                ahead,
-                column,
-                tile,
-            );
-        }
-        commit_copies();
+        copy_tile(address, &geometry, filled, ahead, column, tile);
         ahead += step;
         filled += bytes;
         if filled == end {
@@ -119,33 +95,32 @@ pub(crate) fn couple<T: Float>(
     }
 }
 
-/// Starts copying a tile of all blocks to shared memory; zeros outside the tensor.
+/// Starts copying a tile of all blocks to shared memory, as a group of copies; zeros outside the tensor.
+/// Behind the last token the group is empty.
 #[cube]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "each is one coordinate of the tile"
-)]
 fn copy_tile(
     address: u64,
-    strides: &BlockStrides,
-    tokens: usize,
-    ranks: usize,
+    geometry: &CoupledGeometry,
     inner: u32,
     row: u32,
     column: u32,
     #[comptime] tile: CoupleTile,
 ) {
     let bytes = comptime!(tile.element.bytes() as u64);
-    let mut item = UNIT_POS;
-    while item < comptime!(tile.cells() as u32) {
-        let (block, inside, octet) = cell(item, tile);
-        let token = (row + inside) as usize;
-        let rank = (column + octet * 8) as usize;
-        let valid = token < tokens && rank < ranks;
-        let offset = block as usize * strides.block + token * strides.line + rank;
-        let from = select(valid, address + offset as u64 * bytes, address);
-        let to = inner + chunk(block, inside, octet, tile);
-        copy_async(to, 0u32, from, u32::cast_from(valid), 16usize);
-        item += comptime!(tile.units as u32);
+    if row < geometry.tokens as u32 {
+        let mut item = UNIT_POS;
+        while item < comptime!(tile.cells() as u32) {
+            let (block, inside, octet) = cell(item, tile);
+            let token = (row + inside) as usize;
+            let rank = (column + octet * 8) as usize;
+            let valid = token < geometry.tokens && rank < geometry.rank;
+            let line = block as usize * geometry.lhs.block + token * geometry.lhs.line;
+            let offset = (line + rank) as u64 * bytes;
+            let from = select(valid, address + offset, address);
+            let to = inner + chunk(block, inside, octet, tile);
+            copy_async(to, 0u32, from, u32::cast_from(valid), 16usize);
+            item += comptime!(tile.units as u32);
+        }
     }
+    commit_copies();
 }

@@ -31,6 +31,16 @@ pub(crate) fn regroup(first: u32, other: u32, #[comptime] second: bool) -> u32 {
     )
 }
 
+/// Output and input block of one of the eight couplings that a lane holds of each rank: output blocks
+/// `lane / 4` and 8 more, input blocks from `2 (lane % 4)` and from 8 more.
+#[cube]
+fn coupled_blocks(#[comptime] corner: usize, #[comptime] next: usize) -> (u32, u32) {
+    let position = UNIT_POS % 32;
+    let j = position / 4 + comptime!((corner as u32 % 2) * 8);
+    let i = (position % 4) * 2 + comptime!((corner as u32 / 2) * 8 + next as u32);
+    (j, i)
+}
+
 /// The couplings of eight neighbouring ranks as they lie in memory, for the lane's output blocks
 /// and input blocks; zero outside.
 #[cube]
@@ -44,14 +54,11 @@ pub(crate) fn load_couplings(
 ) {
     let blocks = comptime!(tile.blocks as u32);
     let bytes = comptime!(tile.element.bytes() as u64);
-    let position = UNIT_POS % 32;
     #[unroll]
     for corner in 0..4usize {
-        // Output blocks `lane / 4` and 8 more, input blocks from `2 (lane % 4)` and from 8 more.
-        let j = position / 4 + comptime!((corner as u32 % 2) * 8);
         #[unroll]
         for next in 0..2usize {
-            let i = (position % 4) * 2 + comptime!((corner as u32 / 2) * 8 + next as u32);
+            let (j, i) = coupled_blocks(corner, next);
             let at = comptime!(2 * corner + next);
             couplings[at] = Quad::<u32>::new(0u32);
             if j < blocks && i < blocks && rank < ranks as u32 {
@@ -74,13 +81,11 @@ pub(crate) fn load_staged_couplings(
     #[comptime] piece: usize,
 ) {
     let blocks = comptime!(tile.blocks as u32);
-    let position = UNIT_POS % 32;
     #[unroll]
     for corner in 0..4usize {
-        let j = position / 4 + comptime!((corner as u32 % 2) * 8);
         #[unroll]
         for next in 0..2usize {
-            let i = (position % 4) * 2 + comptime!((corner as u32 / 2) * 8 + next as u32);
+            let (j, i) = coupled_blocks(corner, next);
             let at = comptime!(2 * corner + next);
             couplings[at] = Quad::<u32>::new(0u32);
             if j < blocks && i < blocks {
