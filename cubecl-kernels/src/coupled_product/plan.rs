@@ -164,9 +164,16 @@ impl CoupleTile {
         self.columns * self.element.bytes()
     }
 
-    /// Rows from the start of a block to that of the next in shared memory.
+    /// Whether rows have 128 bytes, so that tensor maps can store them: their swizzle follows addresses.
+    pub fn is_mapped(&self) -> bool {
+        self.row_bytes() == 128
+    }
+
+    /// Rows from the start of a block to that of the next in shared memory: one more than it has where the
+    /// permutation follows addresses. With one more, 16 ranks of 16 tokens and 6 blocks would leave room
+    /// for two cubes in a multiprocessor, not three.
     pub fn block_rows(&self) -> usize {
-        self.rows + 1
+        self.rows + usize::from(self.is_mapped())
     }
 
     /// Bytes of shared memory.
@@ -340,5 +347,37 @@ impl CoupledBlueprint {
     /// Bytes of shared memory of a cube.
     pub fn shared_bytes(&self) -> usize {
         self.inner_bytes() + self.stage_bytes() * self.tile.stages * self.tile.groups
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With 384 tokens, 6 blocks and rank 192 there are 288 tiles: one wave of three cubes on each of 132
+    /// multiprocessors, two waves of two.
+    #[test]
+    fn three_cubes_of_a_gpt2_layer_fit_a_multiprocessor() {
+        // Of compute capability 9.0, by the CUDA programming guide; each cube takes 1 KiB more.
+        let (room, reserved) = (228 << 10, 1 << 10);
+        let tile = CANDIDATES[2];
+        let panel = Panel {
+            lines: 16,
+            along: Along::Depth,
+            copy_bytes: 16,
+            element: MmaElement::Bf16,
+            units: tile.group_units(),
+            every: 1,
+        };
+        let blueprint = CoupledBlueprint {
+            tile,
+            element: MmaElement::Bf16,
+            blocks: 6,
+            lhs: panel,
+            rhs: panel,
+        };
+        assert_eq!(tile.groups, 6);
+        assert_eq!([tile.rows, tile.columns], [panel.lines; 2]);
+        assert!(3 * (blueprint.shared_bytes() + reserved) <= room);
     }
 }

@@ -10,13 +10,18 @@ use crate::ptx::{
 };
 
 /// Byte in shared memory of ranks `8 octet..` of `Y[block, row]`: chunks of 16 bytes are permuted
-/// within a row, as the 128-byte swizzle of tensor maps does where rows have 128 bytes. Blocks begin
-/// one row apart from where they would, so that neither the eight rows of a fragment nor the blocks and
-/// rows that a coupling reads at once share banks.
+/// within a row, so that neither the eight rows of a fragment nor the blocks and rows that a coupling
+/// reads at once share banks. Rows of 128 bytes are permuted as the 128-byte swizzle of tensor maps does
+/// it, and their blocks begin one row later than they would, so that it takes blocks apart as well.
 #[cube]
 pub(crate) fn chunk(block: u32, row: u32, octet: u32, #[comptime] tile: CoupleTile) -> u32 {
     let line = block * comptime!(tile.block_rows() as u32) + row;
-    let permutation = line & comptime!(tile.permuted_octets() as u32 - 1);
+    let octets = comptime!(tile.permuted_octets() as u32 - 1);
+    let permutation = if comptime!(tile.is_mapped()) {
+        line & octets
+    } else {
+        (row ^ block) & octets
+    };
     line * comptime!(tile.row_bytes() as u32) + (octet ^ permutation) * 16
 }
 
