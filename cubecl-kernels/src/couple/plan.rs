@@ -4,7 +4,7 @@ use cubecl::ir::FloatKind;
 use cubecl::prelude::*;
 
 use super::problem::{CoupleGradientProblem, CoupleProblem};
-use crate::coupled_product::plan::{BUFFERS, CoupleTile};
+use crate::coupled_product::plan::CoupleTile;
 use crate::device::{check_cube, mma_element};
 use crate::error::{KernelError, Missing};
 use crate::operand::View;
@@ -100,7 +100,7 @@ impl CouplePlan {
                 return Ok(tiled());
             }
             let tile = CoupleTile::new(problem, element)?;
-            check_cube(client, tile.units, BUFFERS * tile.shared_bytes())?;
+            check_cube(client, tile.units, tile.standing_bytes())?;
             Ok(CouplePlan::Mma(tile))
         };
         match strategy {

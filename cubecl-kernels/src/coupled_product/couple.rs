@@ -25,14 +25,16 @@ pub(crate) fn couple<T: Float>(
     #[comptime] tile: CoupleTile,
     #[define(T)] _dtype: ElemType,
 ) {
+    // Each couples an octet of ranks.
+    let plane = UNIT_POS / 32;
     let rows = comptime!(tile.rows as u32);
     let tokens = geometry.tokens as u32;
     let column = CUBE_POS_X * comptime!(tile.columns as u32);
     let bytes = comptime!(tile.shared_bytes() as u32);
     let memory =
-        Shared::<[u32]>::new_aligned_slice(comptime!(BUFFERS * tile.shared_bytes() / 4), 1024usize);
+        Shared::<[u32]>::new_aligned_slice(comptime!(tile.standing_bytes() / 4), 1024usize);
     let inner = shared_address::<u32>(memory.as_slice());
-    let end = inner + comptime!(BUFFERS as u32) * bytes;
+    let end = inner + comptime!(tile.standing_bytes() as u32);
     let address = global_address::<T>(source);
     let out_address = written_address::<T>(out);
     let step = CUBE_COUNT_Y * rows;
@@ -50,7 +52,7 @@ pub(crate) fn couple<T: Float>(
         global_address::<T>(coupling),
         &geometry.coupling,
         geometry.rank,
-        column + (UNIT_POS / 32) * 8,
+        column + plane * 8,
         &mut couplings,
         tile,
     );
@@ -69,7 +71,7 @@ pub(crate) fn couple<T: Float>(
         }
         couple_octet(
             read,
-            UNIT_POS / 32,
+            plane,
             0u32,
             comptime!(tile.rows as u32 / 8),
             &left,

@@ -181,6 +181,11 @@ impl CoupleTile {
         self.blocks * self.block_rows() * self.row_bytes()
     }
 
+    /// Bytes of shared memory of a cube that couples alone.
+    pub fn standing_bytes(&self) -> usize {
+        BUFFERS * self.shared_bytes()
+    }
+
     /// Where panels may begin after the tile: at a multiple of what their permutation repeats after.
     pub fn panels_start(&self) -> usize {
         self.shared_bytes().next_multiple_of(1024)

@@ -140,7 +140,6 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
         let inner_address = shared_address::<T>(inner.as_slice());
         let lhs_address = shared_address::<T>(lhs_memory.as_slice());
         let rhs_address = shared_address::<T>(rhs_memory.as_slice());
-        let mut couplings = Array::<Quad<u32>>::new(8usize);
         // Tiles that are complete.
         let mut done = 0u32;
         while tile < tiles {
@@ -200,6 +199,7 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
                 let (slot, _) = piece_slot(at, done, steps, blueprint);
                 staged[half] = rhs_address + slot * comptime!(2 * rhs_elements as u32);
             }
+            let mut couplings = Array::<Quad<u32>>::new(8usize);
             load_staged_couplings(&staged, plane, &mut couplings, couple, blueprint.piece());
             sync_plane();
             if position == 0 {
@@ -209,7 +209,7 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
                     empty[slot as usize].arrive();
                 }
             }
-            stage += (pieces + (GROUPS - 1 - group)) / GROUPS;
+            stage += share(pieces, group);
             if stage >= per_group {
                 stage -= per_group;
                 phase ^= 1;
@@ -280,6 +280,12 @@ fn store_block(
     }
 }
 
+/// How many of `count` blocks or pieces a group has, every other one.
+#[cube]
+fn share(#[comptime] count: u32, group: u32) -> u32 {
+    (comptime!(count + GROUPS - 1) - group) / GROUPS
+}
+
 /// Stage that a piece of the couplings is in, of both groups', and the phase in which it is filled, after
 /// so many complete tiles.
 #[cube]
@@ -291,8 +297,8 @@ fn piece_slot(
 ) -> (u32, u32) {
     let per_group = comptime!(blueprint.stages as u32 / GROUPS);
     let group = at % GROUPS;
-    let panels = (comptime!(blueprint.blocks as u32 + GROUPS - 1) - group) / GROUPS * steps;
-    let pieces = (comptime!(blueprint.pieces() as u32 + GROUPS - 1) - group) / GROUPS;
+    let panels = share(comptime!(blueprint.blocks as u32), group) * steps;
+    let pieces = share(comptime!(blueprint.pieces() as u32), group);
     let fill = done * (panels + pieces) + panels + at / GROUPS;
     (group * per_group + fill % per_group, (fill / per_group) % 2)
 }

@@ -3,12 +3,12 @@
 use cubecl::prelude::*;
 
 use super::plan::{StreamBlueprint, StreamCoupledBlueprint};
-use super::ring::{Stream, part_of_depth, stage_sums, staged_sum, start, sum_group};
+use super::ring::{Stream, part_of_depth, stage_turn, staged_sum, start};
 use crate::activation::activate;
 use crate::coupled_product::geometry::CoupledGeometry;
 use crate::product::kernel::epilogue::{add_bias, finish_one};
 use crate::product::kernel::geometry::{Geometry, out_offset};
-use crate::ptx::{Quad, global_address, shared_address};
+use crate::ptx::{global_address, shared_address};
 
 /// Bytes in shared memory to which planes' rings are aligned: rows keep their banks.
 const RING_ALIGNMENT: usize = 128;
@@ -45,16 +45,12 @@ pub(crate) fn stream_product<T: Float>(
         blueprint,
     );
     start(&stream, base, ring);
-    let mut sums = Array::<Quad<f32>>::new(comptime!(ring.token_groups()));
     let mut done = 0u32;
     let mut half = 0usize;
     while turn < last {
-        sum_group(&stream, done, base, &mut sums, ring);
-        done += stream.steps;
         let to = half + plane as usize * comptime!(ring.sums());
-        stage_sums(&sums, &mut stage, to, ring);
-        // Once for each turn: the next one's sums go to the other half.
-        sync_cube();
+        stage_turn(&stream, done, base, &mut stage, to, ring);
+        done += stream.steps;
 
         let mut index = UNIT_POS as usize;
         while index < comptime!(blueprint.groups * ring.sums()) {
@@ -126,16 +122,12 @@ pub(crate) fn stream_gated<T: Float>(
         blueprint,
     );
     start(&stream, base, ring);
-    let mut sums = Array::<Quad<f32>>::new(comptime!(ring.token_groups()));
     let mut done = 0u32;
     let mut half = 0usize;
     while turn < last {
-        sum_group(&stream, done, base, &mut sums, ring);
-        done += stream.steps;
         let to = half + plane as usize * comptime!(ring.sums());
-        stage_sums(&sums, &mut stage, to, ring);
-        // Once for each turn: the next one's sums go to the other half.
-        sync_cube();
+        stage_turn(&stream, done, base, &mut stage, to, ring);
+        done += stream.steps;
 
         let mut index = UNIT_POS as usize;
         while index < comptime!(blueprint.groups * ring.sums()) {
@@ -295,7 +287,6 @@ pub(crate) fn stream_coupled<T: Float>(
     let inside = pair % lines;
     let out_block = pair / lines;
     let mut factors = Array::<f32>::new(blocks);
-    let mut sums = Array::<Quad<f32>>::new(comptime!(ring.token_groups()));
     let mut done = 0u32;
     let mut half = 0usize;
     while turn < last {
@@ -308,12 +299,9 @@ pub(crate) fn stream_coupled<T: Float>(
                 factors[i] = f32::cast_from(coupling[from + i * geometry.coupling.line]);
             }
         }
-        sum_group(&stream, done, base, &mut sums, ring);
-        done += stream.steps;
         let to = half + plane as usize * comptime!(ring.sums());
-        stage_sums(&sums, &mut stage, to, ring);
-        // Once for each turn: the next one's sums go to the other half.
-        sync_cube();
+        stage_turn(&stream, done, base, &mut stage, to, ring);
+        done += stream.steps;
 
         let column = if comptime!(blueprint.split_ranks) {
             rank / part * part_stride + rank % part

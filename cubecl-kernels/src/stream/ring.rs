@@ -134,9 +134,27 @@ fn permuted(byte: u32, row: u32) -> u32 {
     byte ^ ((row % 2) * 64)
 }
 
+/// Sums the products of each plane's next group of lines with all tokens, after `done` stages, and writes
+/// them to `stage`, the plane's own from `start` on. The sums of the next turn have to go elsewhere: units
+/// meet once for each.
+#[cube]
+pub(super) fn stage_turn(
+    stream: &Stream,
+    done: u32,
+    base: u32,
+    stage: &mut Shared<[f32]>,
+    start: usize,
+    #[comptime] ring: Ring,
+) {
+    let mut sums = Array::<Quad<f32>>::new(comptime!(ring.token_groups()));
+    sum_group(stream, done, base, &mut sums, ring);
+    stage_sums(&sums, stage, start, ring);
+    sync_cube();
+}
+
 /// Sums the products of the plane's next group of lines with all tokens, after `done` stages.
 #[cube]
-pub(super) fn sum_group(
+fn sum_group(
     stream: &Stream,
     done: u32,
     base: u32,
@@ -228,7 +246,7 @@ fn load_rounded(address: u32, #[comptime] element: MmaElement) -> Quad<u32> {
 
 /// Writes the sums of a plane to `stage` from `start` on, `[token, line]`.
 #[cube]
-pub(super) fn stage_sums(
+fn stage_sums(
     sums: &Array<Quad<f32>>,
     stage: &mut Shared<[f32]>,
     start: usize,
