@@ -21,11 +21,28 @@ const MAX_WIDTH: usize = 128;
 /// Keys whose weights are in shared memory at a time, for a single query.
 pub(crate) const WEIGHTS: usize = 1024;
 
+/// Keys and values of a step of a plane's ring, for a single query.
+pub(crate) const RING_KEYS: usize = 8;
+
+/// Bytes of a copy to a ring: so many elements have to be a piece of a row.
+pub(crate) const COPY_BYTES: usize = 16;
+
+/// Bytes of the rings of a cube that leave room for three cubes in a multiprocessor of compute capability
+/// 9.0. Clusters of eight with two cubes a multiprocessor are two waves on an H100 of 132, whose groups of
+/// multiprocessors do not all hold the same number of clusters: Llama 7B with 1024 keys 15 us, with three 12.
+const RING_BYTES: usize = 64 << 10;
+
+/// Most steps in a ring: more than the latency of memory asks for are of no use.
+const MAX_STAGES: usize = 6;
+
 /// Units of a cube for a single query.
 const SINGLE_UNITS: usize = 256;
 
+/// The same of a cube that has rings.
+const RING_UNITS: usize = 128;
+
 /// Fewest keys of a cube for a single query, where several divide the keys of a head.
-const SHARED_KEYS: usize = 128;
+const SHARED_KEYS: usize = 64;
 
 /// Most cubes that divide the keys of a head: each is one more pass when they are joined.
 const MAX_SPLITS: usize = 16;
@@ -153,8 +170,10 @@ pub(crate) struct SingleBlueprint {
     pub vector: usize,
     /// Units of a cube.
     pub units: usize,
-    /// Neighbouring units that read a key together, a power of two in a plane.
+    /// Neighbouring units that read a key together, a power of two in a plane; of no account to a ring.
     pub lanes: usize,
+    /// Steps of keys and values in the ring of each plane; none where units load what they use.
+    pub stages: usize,
     /// Cubes that divide the keys of a head.
     pub splits: usize,
     pub visible: Visible,
@@ -176,10 +195,48 @@ impl SingleBlueprint {
         self.groups() * self.pieces()
     }
 
-    /// Elements (`f32`) of shared memory: the query, weights, one entry per unit, the sums of all
-    /// groups, and what a cluster is joined in.
-    pub fn shared_elements(&self) -> usize {
-        self.width + WEIGHTS + self.units + self.groups() * self.width + self.width + 2
+    /// Planes of a cube that has rings.
+    pub fn planes(&self) -> usize {
+        self.units / 32
+    }
+
+    /// Values that a plane with a ring reads at a time.
+    pub fn value_groups(&self) -> usize {
+        32 / self.pieces()
+    }
+
+    /// Bytes of a step of keys and values.
+    pub fn stage_bytes(&self) -> usize {
+        2 * RING_KEYS * self.pieces() * COPY_BYTES
+    }
+
+    /// Bytes of the rings of all planes.
+    pub fn ring_bytes(&self) -> usize {
+        self.planes() * self.stages * self.stage_bytes()
+    }
+
+    /// The same with rings, if rows come in pieces of their copies, and a plane reads one at a time.
+    fn with_rings(self, element_bytes: usize) -> Option<Self> {
+        let fits = self.vector * element_bytes == COPY_BYTES && self.pieces() <= 32;
+        let units = RING_UNITS;
+        let one = Self { units, ..self }.planes() * self.stage_bytes();
+        let stages = (RING_BYTES / one).clamp(2, MAX_STAGES);
+        let rings = Self {
+            units,
+            stages,
+            ..self
+        };
+        fits.then_some(rings)
+    }
+
+    /// Bytes of shared memory: rings and an end for each plane, or the query, weights and one entry per
+    /// unit; the sums of all groups, and what a cluster is joined in.
+    pub fn shared_bytes(&self) -> usize {
+        let joined = self.groups() * self.width + self.width + 2;
+        match self.stages {
+            0 => size_of::<f32>() * (self.width + WEIGHTS + self.units + joined),
+            _ => self.ring_bytes() + size_of::<f32>() * (2 * self.planes() + joined),
+        }
     }
 }
 
@@ -194,6 +251,7 @@ impl AttentionPlan {
         problem: &AttentionProblem,
     ) -> Result<Self, KernelError> {
         let bytes = context.element_bytes;
+        let exact = matches!(context.strategy, Strategy::Naive | Strategy::Tiled);
         if problem.tokens == 1 {
             let hardware = &context.client.properties().hardware;
             let planes_of_32 = hardware.plane_size_min == 32 && hardware.plane_size_max == 32;
@@ -203,25 +261,30 @@ impl AttentionPlan {
                 .features
                 .plane
                 .contains(Plane::Ops);
-            let blueprint = SingleBlueprint {
+            let registers = SingleBlueprint {
                 width: problem.width,
                 vector: problem.vector(16 / bytes, bytes),
                 units: SINGLE_UNITS,
                 lanes: if planes_of_32 && shuffles { 8 } else { 1 },
+                stages: 0,
                 splits: splits(context.client, problem.batch * problem.heads, problem.keys),
                 visible: problem.visible,
             };
-            if blueprint.groups() == 0 {
+            if registers.groups() == 0 {
                 return Err(KernelError::Unavailable(Missing::TensorLayout));
             }
-            check_cube(
-                context.client,
-                blueprint.units,
-                4 * blueprint.shared_elements(),
-            )?;
+            let check = |blueprint: &SingleBlueprint| {
+                check_cube(context.client, blueprint.units, blueprint.shared_bytes())
+            };
+            // Copies that units do not wait for come with tensor cores.
+            let copies = !exact && mma_element(context.client, context.dtype).is_ok();
+            let rings = registers.with_rings(bytes).filter(|_| copies);
+            let blueprint = match rings.filter(|rings| check(rings).is_ok()) {
+                Some(rings) => rings,
+                None => check(&registers).map(|()| registers)?,
+            };
             return Ok(Self::Single(blueprint));
         }
-        let exact = matches!(context.strategy, Strategy::Naive | Strategy::Tiled);
         let element = mma_element(context.client, context.dtype)?;
         let copy_bytes = problem.vector(8, bytes) * bytes;
         // Weights are rounded to the element type before they multiply the values; in tf32 that

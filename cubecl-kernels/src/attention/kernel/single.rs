@@ -3,6 +3,7 @@
 use cubecl::prelude::*;
 
 use super::HIDDEN;
+use super::ring::attend_through_ring;
 use crate::attention::geometry::{AttentionGeometry, Rows, first_query};
 use crate::attention::plan::{SingleBlueprint, WEIGHTS};
 use crate::attention::problem::Visible;
@@ -144,6 +145,32 @@ fn attend_share<T: Float, I: Int, N: Size>(
     geometry: &AttentionGeometry,
     #[comptime] blueprint: SingleBlueprint,
 ) -> (f32, f32) {
+    let mut seen = geometry.keys;
+    if comptime!(blueprint.visible == Visible::Causal) {
+        seen = min(seen, first_query::<I>(position, geometry) as usize + 1);
+    }
+    let share = seen.div_ceil(comptime!(blueprint.splits));
+    let start = min(seen, CUBE_POS_Z as usize * share);
+    let end = min(seen, start + share);
+    if comptime!(blueprint.stages > 0) {
+        attend_through_ring::<T, N>(query, key, value, start, end, sums, geometry, blueprint)
+    } else {
+        attend_through_registers::<T, N>(query, key, value, start, end, sums, geometry, blueprint)
+    }
+}
+
+/// As [`attend_through_ring`], where keys and values are loaded by the units that use them.
+#[cube]
+fn attend_through_registers<T: Float, N: Size>(
+    query: &[Vector<T, N>],
+    key: &[Vector<T, N>],
+    value: &[Vector<T, N>],
+    start: usize,
+    seen: usize,
+    sums: &mut Shared<[Vector<f32, N>]>,
+    geometry: &AttentionGeometry,
+    #[comptime] blueprint: SingleBlueprint,
+) -> (f32, f32) {
     let vector = comptime!(blueprint.vector);
     let pieces = comptime!(blueprint.pieces());
     let units = comptime!(blueprint.units);
@@ -151,14 +178,7 @@ fn attend_share<T: Float, I: Int, N: Size>(
     let head = CUBE_POS_X as usize;
     let batch = CUBE_POS_Y as usize;
     let key_head = head / geometry.shared;
-    let mut seen = geometry.keys;
-    if comptime!(blueprint.visible == Visible::Causal) {
-        seen = min(seen, first_query::<I>(position, geometry) as usize + 1);
-    }
-    let share = seen.div_ceil(comptime!(blueprint.splits));
-    let mut start = min(seen, CUBE_POS_Z as usize * share);
-    let seen = min(seen, start + share);
-
+    let mut start = start;
     let mut held = Shared::<[Vector<f32, N>]>::new_slice(pieces);
     let mut weights = Shared::<[f32]>::new_slice(WEIGHTS);
     let mut entries = Shared::<[f32]>::new_slice(units);
