@@ -125,6 +125,8 @@ pub enum Missing {
     /// Tensor-core kernels for the layout of the operands: they need rows that start at multiples
     /// of 4 bytes (16 for few tokens) and an axis of stride one.
     TensorLayout,
+    /// Clusters of cubes that read each other's shared memory (CUDA, compute capability 9.0 and above).
+    Clusters,
     /// Buffers of one kernel.
     Bindings {
         /// Buffers that the kernel needs.
@@ -166,6 +168,7 @@ impl fmt::Display for Missing {
                     "tensor-core kernels for the strides and sizes of these operands"
                 )
             }
+            Missing::Clusters => write!(f, "clusters of cubes"),
             Missing::Bindings { required, limit } => {
                 write!(f, "{required} buffers in one kernel (it has {limit})")
             }

@@ -3,8 +3,8 @@
 use cubecl::ir::IntKind;
 use cubecl::prelude::*;
 use cubecl_kernels::attention::{
-    Angles, AppendKeyValue, Attention, RotateRows, TurnedQuery, Visible, append_key_value,
-    attention, rotate_rows, scratch_elements,
+    Angles, AppendKeyValue, Attention, OwnToken, RotateRows, TurnedQuery, Visible,
+    append_key_value, attention, rotate_rows, scratch_elements,
 };
 use cubecl_kernels::{KernelError, Strategy};
 use rand::SeedableRng;
@@ -21,6 +21,7 @@ on_every_device! {
     many_queries_match_the_reference
     a_single_query_matches_the_reference
     keys_behind_a_position_on_the_device_are_not_read
+    a_token_that_is_attended_is_appended_as_well
     rows_are_appended_at_the_position_and_nothing_else_changes
     rows_turn_by_their_angles
     sizes_that_do_not_fit_are_errors
@@ -159,6 +160,7 @@ fn check<R: Runtime>(
         position: first
             .filter(|first| first + t != sizes.keys)
             .map(|first| position(client, first)),
+        own: None,
         partial: (scratch > 0).then(|| partial.binding()),
         output: by_head(output.binding()),
     };
@@ -257,6 +259,7 @@ fn keys_behind_a_position_on_the_device_are_not_read<R: Runtime>(client: &Comput
         key: setting.input(client, &sizes.key(), &rows[1].values),
         value: setting.input(client, &sizes.key(), &rows[2].values),
         position: Some(position(client, seen)),
+        own: None,
         partial: (scratch > 0).then(|| partial.binding()),
         output: output.binding(),
     };
@@ -317,6 +320,125 @@ fn rows_are_appended_at_the_position_and_nothing_else_changes<R: Runtime>(
                 let found = cache[n].read(client);
                 assert_eq!(found, expected, "{dtype:?} {tokens} at {at}, {n}");
             }
+        }
+    }
+}
+
+/// The cache as [`append_key_value`] leaves it, and attention to that.
+fn a_token_that_is_attended_is_appended_as_well<R: Runtime>(client: &ComputeClient<R>) {
+    for dtype in Dtype::ALL {
+        for (heads, [keys, width, at], angle_rows) in [
+            ([1, 4, 4], [300, 64, 150], Some(1)),
+            ([2, 4, 2], [1000, 128, 999], Some(2)),
+            // Nothing before it; one cube for each head; a place past the end.
+            ([1, 6, 3], [70, 128, 0], None),
+            ([2, 3, 1], [40, 32, 17], Some(1)),
+            ([1, 2, 2], [64, 64, 64], Some(1)),
+        ] {
+            let sizes = sizes(heads, [1, keys, width]);
+            let [batch, key_heads, ..] = sizes.key();
+            let setting = Setting::plain(dtype, Strategy::Auto);
+            let rng = &mut StdRng::seed_from_u64(11);
+            let row = [batch, key_heads, 1, width];
+            let on_device = |shape: [usize; 4], values: &[f64]| {
+                DeviceTensor::with_values(client, &shape, Layout::Contiguous, dtype, values)
+            };
+            let [query, key, value] = [sizes.query(), row, row].map(|shape| {
+                let [b, h, t, w] = shape;
+                on_device(shape, &Blocks::random([b * h, t, w], dtype, rng).values)
+            });
+            // What is in the cache from there on is not read.
+            let before = [(); 2].map(|()| {
+                let mut rows = Blocks::random([batch * key_heads, keys, width], dtype, rng).values;
+                for (n, value) in rows.iter_mut().enumerate() {
+                    if n / width % keys >= at {
+                        *value = f64::NAN;
+                    }
+                }
+                rows
+            });
+            let angles = angle_rows.map(|rows| {
+                let shape = [rows, 1, width / 2];
+                let angles = Blocks::random(shape, Dtype::F32, rng).values;
+                let single = Setting::plain(Dtype::F32, Strategy::Auto);
+                let of = |of: fn(f64) -> f64| {
+                    let values: Vec<f64> = angles.iter().map(|&a| of(a) as f32 as f64).collect();
+                    single.input(client, &shape, &values)
+                };
+                Angles {
+                    cos: of(f64::cos),
+                    sin: of(f64::sin),
+                }
+            });
+            let cache = || before.each_ref().map(|rows| on_device(sizes.key(), rows));
+            let (found, expected) = (cache(), cache());
+            let output = setting.output(client, &[batch, 1, sizes.heads, width]);
+            let scale = 4.0 / (width as f64).sqrt();
+            let together = Attention {
+                query: query.binding(),
+                key: found[0].binding(),
+                value: found[1].binding(),
+                position: Some(position(client, at)),
+                own: Some(OwnToken {
+                    key: key.binding(),
+                    value: value.binding(),
+                    angles: angles.clone(),
+                }),
+                partial: None,
+                output: by_head(output.binding()),
+            };
+            let strategy = &setting.strategy;
+            let causal = Visible::Causal;
+            let ran = attention(client, together, causal, scale, dtype.elem(), strategy);
+            if !setting.ran(ran) {
+                continue;
+            }
+            let turned = setting.output(client, &sizes.query());
+            let append = AppendKeyValue {
+                key: key.binding(),
+                value: value.binding(),
+                turned: angles.clone().map(|angles| TurnedQuery {
+                    query: query.binding(),
+                    angles,
+                    output: turned.binding(),
+                }),
+                position: position(client, at),
+                keys: expected[0].binding(),
+                values: expected[1].binding(),
+            };
+            assert_eq!(append_key_value(client, append, dtype.elem()), Ok(()));
+            let what = format!("{dtype:?} {sizes:?} at {at}");
+            let [found, expected] =
+                [found, expected].map(|cache| cache.map(|rows| rows.read(client)));
+            for (found, expected) in found.iter().zip(&expected) {
+                for (n, (found, expected)) in found.iter().zip(expected).enumerate() {
+                    let same = found == expected || (found.is_nan() && expected.is_nan());
+                    assert!(
+                        same,
+                        "{what}: element {n} of the cache is {found}, not {expected}"
+                    );
+                }
+            }
+            let turned = match angles {
+                Some(_) => turned.read(client),
+                None => query.read(client),
+            };
+            let [keys_after, values_after] =
+                expected.map(|rows| Blocks::new(batch * key_heads, keys, width, rows));
+            let rows = [
+                Blocks::new(batch * sizes.heads, 1, width, turned),
+                keys_after,
+                values_after,
+            ];
+            let exact = composition(&sizes, &rows, scale, Some(at), |value| value);
+            let composed = composition(&sizes, &rows, scale, Some(at), |value| dtype.round(value));
+            assert_close(
+                &what,
+                &output.read(client),
+                &swapped(&exact, sizes.query()),
+                &swapped(&composed, sizes.query()),
+                FORWARD,
+            );
         }
     }
 }
@@ -419,12 +541,21 @@ fn sizes_that_do_not_fit_are_errors<R: Runtime>(client: &ComputeClient<R>) {
     let dtype = Dtype::F32;
     let setting = Setting::plain(dtype, Strategy::Auto);
     let tensor = |shape: [usize; 4]| setting.output(client, &shape).binding();
-    let run = |query: [usize; 4], key: [usize; 4], value: [usize; 4], visible| {
+    let run_beside = |query: [usize; 4],
+                      key: [usize; 4],
+                      value: [usize; 4],
+                      visible,
+                      own: Option<[usize; 4]>| {
         let operands = Attention {
             query: tensor(query),
             key: tensor(key),
             value: tensor(value),
             position: None,
+            own: own.map(|row| OwnToken {
+                key: tensor(row),
+                value: tensor(row),
+                angles: None,
+            }),
             partial: None,
             output: tensor(query),
         };
@@ -437,6 +568,7 @@ fn sizes_that_do_not_fit_are_errors<R: Runtime>(client: &ComputeClient<R>) {
             &Strategy::Auto,
         )
     };
+    let run = |query, key, value, visible| run_beside(query, key, value, visible, None);
     let good = [1, 2, 5, 8];
     assert!(matches!(
         run([1, 3, 1, 8], good, good, Visible::All),
@@ -450,6 +582,24 @@ fn sizes_that_do_not_fit_are_errors<R: Runtime>(client: &ComputeClient<R>) {
         run([1, 2, 1, 8], good, [1, 2, 4, 8], Visible::All),
         Err(KernelError::Shape {
             operand: "value",
+            ..
+        })
+    )); // One token's row for two queries, and one of other heads.
+    let row = Some([1, 2, 1, 8]);
+    assert!(matches!(
+        run_beside([1, 2, 2, 8], good, good, Visible::Causal, row),
+        Err(KernelError::InvalidConfig { actual: 2, .. })
+    ));
+    assert!(matches!(
+        run_beside(
+            [1, 4, 1, 8],
+            good,
+            good,
+            Visible::Causal,
+            Some([1, 4, 1, 8])
+        ),
+        Err(KernelError::Shape {
+            operand: "own key",
             ..
         })
     ));

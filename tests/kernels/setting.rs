@@ -284,12 +284,13 @@ impl Setting {
         DeviceTensor::junk(client, shape, self.written, self.dtype)
     }
 
-    /// Whether an operation ran; a device without the element type is a skip that is seen.
+    /// Whether an operation ran; a device without the element type, or what the kernel is made of, is a
+    /// skip that is seen.
     pub fn ran(&self, result: Result<(), KernelError>) -> bool {
         match result {
             Ok(()) => true,
             Err(KernelError::Unavailable(
-                missing @ (Missing::ElementType(_) | Missing::TensorCores(_)),
+                missing @ (Missing::ElementType(_) | Missing::TensorCores(_) | Missing::Clusters),
             )) => {
                 skip(&format!("{self:?}"), &missing.to_string());
                 false

@@ -2,8 +2,8 @@
 
 use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use burn_blr::network::{
-    Angles, Norm, Residual, ScaleShift, VisibleKeys, add_norm, append_key_value, append_turned,
-    attention, rotate,
+    Angles, Norm, Residual, ScaleShift, VisibleKeys, add_norm, append_and_attend, append_key_value,
+    append_turned, attention, rotate,
 };
 
 use crate::case::values;
@@ -171,6 +171,69 @@ fn queries_turn_beside_what_is_appended() {
                     values(expected.cast(DType::F32)).0,
                     "{device:?} {dtype:?}"
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_appended_and_attended_at_once_is_what_follows_from_both() {
+    for device in devices() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for (tokens, turns) in [(1, true), (1, false), (3, true)] {
+                let what = format!("{device:?} {dtype:?} {tokens} {turns}");
+                let (capacity, at) = (150, 90);
+                let of = |rows: &Tensor<4>| values(rows.clone().cast(DType::F32)).0;
+                let kept = [(); 2].map(|()| random([2, 3, capacity, 16], dtype, &device));
+                let before = kept.each_ref().map(of);
+                let position = Tensor::<1, Int>::from_data(TensorData::from([at as i64]), &device);
+                let slots = integers(0..capacity, &device);
+                let query = random([2, 6, tokens, 16], dtype, &device);
+                let [key, value] = [(); 2].map(|()| random([2, 3, tokens, 16], dtype, &device));
+                let uniform = Distribution::Uniform(-3.0, 3.0);
+                let angle = Tensor::<3>::random([2, tokens, 8], uniform, &device);
+                let angles = Angles {
+                    cos: angle.clone().cos(),
+                    sin: angle.sin(),
+                };
+                let angles = turns.then_some(&angles);
+                let visible = VisibleKeys::Causal {
+                    queries: integers(at..at + tokens, &device),
+                    keys: slots.clone(),
+                };
+                let new = [query.clone(), key.clone(), value.clone()];
+                let turned = |rows: Tensor<4>| match angles {
+                    Some(angles) => rotate(rows, angles),
+                    None => rows,
+                };
+                let (query, rows) = (turned(query), [turned(key), value]);
+                let (place, numbers) = (position.clone(), slots.clone());
+                let expected = append_key_value(kept.clone(), rows, place, numbers);
+                let [keys, vals] = expected.clone();
+                let attended = attention(query, keys, vals, &visible, 0.25);
+                // With the cache to itself, as in decoding, and with a cache that others hold. What runs
+                // where rounds what it appends in its own way, and leaves all else as it is.
+                for others in [false, true] {
+                    let cache = kept.each_ref().map(|rows| match others {
+                        true => rows.clone(),
+                        false => rows.clone() + 0.0,
+                    });
+                    let (position, slots) = (position.clone(), slots.clone());
+                    let new = new.clone();
+                    let (found, mixed) =
+                        append_and_attend(cache, new, angles, position, slots, &visible, 0.25);
+                    for (n, found) in found.into_iter().enumerate() {
+                        let rows = |of: &Tensor<4>| of.clone().narrow(2, at, tokens);
+                        let appended = of(&rows(&expected[n]));
+                        assert_near(rows(&found), &appended, tolerance(dtype), &what);
+                        for (start, end) in [(0, at), (at + tokens, capacity)] {
+                            let part = |of: &Tensor<4>| of.clone().narrow(2, start, end - start);
+                            assert_eq!(of(&part(&found)), of(&part(&kept[n])), "{what}");
+                        }
+                    }
+                    assert_near(mixed, &of(&attended), tolerance(dtype), &what);
+                }
+                assert_eq!(kept.each_ref().map(of), before, "{what}: a cache of others");
             }
         }
     }

@@ -100,6 +100,33 @@ pub struct Turned<B: Backend> {
     pub sin: FloatTensor<B>,
 }
 
+/// Rows of new tokens, which turn or do not.
+#[derive(Debug, Clone, ExtensionType)]
+pub enum NewRows<B: Backend> {
+    /// As they are.
+    Still {
+        /// `[batch, query heads, tokens, width]`.
+        query: FloatTensor<B>,
+        /// `[batch, heads, tokens, width]`.
+        key: FloatTensor<B>,
+        /// The same.
+        value: FloatTensor<B>,
+    },
+    /// Query and key by angles; see [`Turned`].
+    Turned {
+        /// `[batch, query heads, tokens, width]`.
+        query: FloatTensor<B>,
+        /// `[batch, heads, tokens, width]`.
+        key: FloatTensor<B>,
+        /// The same.
+        value: FloatTensor<B>,
+        /// Cosines, `[1 or batch, tokens, width / 2]` in `f32`.
+        cos: FloatTensor<B>,
+        /// Sines, the same.
+        sin: FloatTensor<B>,
+    },
+}
+
 /// Burn backends with what a network does between its linear layers.
 #[backend_extension(
     Cpu: cfg(feature = "cpu"),
@@ -149,6 +176,19 @@ pub trait NetworkBackend: Backend {
         plain::append_turned::<Self>(keys, values, new, position, slots)
     }
 
+    /// See [`append_and_attend`](super::append_and_attend); gives keys, values and what is attended.
+    fn append_and_attend(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        #[extension_type] new: NewRows<Self>,
+        position: IntTensor<Self>,
+        slots: IntTensor<Self>,
+        #[extension_type] visible: Visible<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        append_then_attend::<Self>(keys, values, new, position, slots, visible, scale)
+    }
+
     /// See [`narrow`](super::narrow).
     fn narrow(
         tensor: FloatTensor<Self>,
@@ -178,6 +218,42 @@ pub trait NetworkBackend: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         plain::add_norm::<Self>(input, added, affine, norm, epsilon)
     }
+}
+
+/// Appends, and attends after that.
+pub(super) fn append_then_attend<B: NetworkBackend>(
+    keys: FloatTensor<B>,
+    values: FloatTensor<B>,
+    new: NewRows<B>,
+    position: IntTensor<B>,
+    slots: IntTensor<B>,
+    visible: Visible<B>,
+    scale: f64,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let (keys, values, query) = match new {
+        NewRows::Still { query, key, value } => {
+            let (keys, values) = B::append_key_value(keys, values, key, value, position, slots);
+            (keys, values, query)
+        }
+        NewRows::Turned {
+            query,
+            key,
+            value,
+            cos,
+            sin,
+        } => {
+            let new = Turned {
+                query,
+                key,
+                value,
+                cos,
+                sin,
+            };
+            B::append_turned(keys, values, new, position, slots)
+        }
+    };
+    let attended = B::multi_head_attention(query, keys.clone(), values.clone(), visible, scale);
+    (keys, values, attended)
 }
 
 #[cfg(feature = "flex")]

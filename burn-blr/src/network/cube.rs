@@ -7,12 +7,13 @@ use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
 use cubecl::prelude::{ElemType, TensorBinding};
 use cubecl_kernels::attention::{
-    self, Angles, AppendKeyValue, Attention, RotateRows, TurnedQuery, scratch_elements,
+    self, Angles, AppendKeyValue, Attention, OwnToken, RotateRows, TurnedQuery, scratch_elements,
 };
 use cubecl_kernels::norm::{self, AddNorm, Norm, Residual};
 use cubecl_kernels::{KernelError, Strategy};
 
-use super::{Added, Affine, NetworkBackend, Turned, Visible, plain};
+use super::backend::append_then_attend;
+use super::{Added, Affine, NetworkBackend, NewRows, Turned, Visible, plain};
 use crate::ops::{empty_of, served};
 
 /// Bytes that the widest access of a kernel is aligned to on CUDA.
@@ -45,6 +46,7 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
                 key: key.clone().binding(),
                 value: value.clone().binding(),
                 position,
+                own: None,
                 partial,
                 output: by_head(output.clone().binding()),
             };
@@ -111,6 +113,58 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
         match served(attention::append_key_value(&keys.client, operands, dtype)) {
             Some(()) => (keys, values, output),
             None => plain::append_turned::<Self>(keys, values, new, position, slots),
+        }
+    }
+
+    fn append_and_attend(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        new: NewRows<Self>,
+        position: IntTensor<Self>,
+        slots: IntTensor<Self>,
+        visible: Visible<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let launch = || -> Result<CubeTensor<R>, KernelError> {
+            let (query, key, value, turns) = match &new {
+                NewRows::Still { query, key, value } => (query, key, value, None),
+                NewRows::Turned {
+                    query,
+                    key,
+                    value,
+                    cos,
+                    sin,
+                } => (query, key, value, Some(angles(cos, sin))),
+            };
+            let [batch, heads, tokens, width] = query.meta.shape().dims();
+            let output = empty_of(query, [batch, tokens, heads, width], query.dtype);
+            let operands = Attention {
+                query: query.clone().binding(),
+                key: keys.clone().binding(),
+                value: values.clone().binding(),
+                position: Some(first(&position)),
+                own: Some(OwnToken {
+                    key: key.clone().binding(),
+                    value: value.clone().binding(),
+                    angles: turns,
+                }),
+                partial: None,
+                output: by_head(output.clone().binding()),
+            };
+            let (client, dtype) = (&query.client, dtype_to_elem_type(query.dtype));
+            let seen = attention::Visible::Causal;
+            attention::attention(client, operands, seen, scale, dtype, &Strategy::Auto)?;
+            Ok(output)
+        };
+        let (NewRows::Still { query, .. } | NewRows::Turned { query, .. }) = &new;
+        let alone = query.meta.shape()[2] == 1 && matches!(visible, Visible::Causal { .. });
+        let served = match alone && keys.can_mut() && values.can_mut() {
+            true => served(launch()),
+            false => None,
+        };
+        match served {
+            Some(attended) => (keys, values, attended),
+            None => append_then_attend::<Self>(keys, values, new, position, slots, visible, scale),
         }
     }
 

@@ -5,7 +5,8 @@ use burn::tensor::{DType, Shape};
 use burn_fusion::{Fusion, FusionBackend};
 use cubecl_kernels::norm::Norm;
 
-use super::{Added, Affine, NetworkBackend, Turned, Visible, plain};
+use super::backend::append_then_attend;
+use super::{Added, Affine, NetworkBackend, NewRows, Turned, Visible, plain};
 use crate::recorded::{Recordable, register};
 
 impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
@@ -70,6 +71,50 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
         let floats = vec![keys, values, query, key, value, cos, sin];
         let integers = vec![position, slots];
         register::<B, Call, 3>(Call::AppendTurned, floats, integers, shapes.into()).into()
+    }
+
+    fn append_and_attend(
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        new: NewRows<Self>,
+        position: IntTensor<Self>,
+        slots: IntTensor<Self>,
+        visible: Visible<Self>,
+        scale: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (NewRows::Still { query, .. } | NewRows::Turned { query, .. }) = &new;
+        let [batch, heads, tokens, width] = query.shape.dims();
+        let (queries, at) = match visible {
+            // The one case that a kernel may serve as a whole.
+            Visible::Causal { queries, keys } if tokens == 1 => (queries, keys),
+            visible => {
+                return append_then_attend::<Self>(
+                    keys, values, new, position, slots, visible, scale,
+                );
+            }
+        };
+        let attended = Shape::new([batch, tokens, heads, width]);
+        let shapes = vec![keys.shape.clone(), values.shape.clone(), attended];
+        let mut floats = vec![keys, values];
+        let turned = match new {
+            NewRows::Still { query, key, value } => {
+                floats.extend([query, key, value]);
+                false
+            }
+            NewRows::Turned {
+                query,
+                key,
+                value,
+                cos,
+                sin,
+            } => {
+                floats.extend([query, key, value, cos, sin]);
+                true
+            }
+        };
+        let integers = vec![position, slots, queries, at];
+        let call = Call::AppendAndAttend { turned, scale };
+        register::<B, Call, 3>(call, floats, integers, shapes).into()
     }
 
     fn narrow(
@@ -160,6 +205,10 @@ enum Call {
     },
     AppendKeyValue,
     AppendTurned,
+    AppendAndAttend {
+        turned: bool,
+        scale: f64,
+    },
     Narrow {
         axis: usize,
         start: usize,
@@ -198,6 +247,8 @@ impl<B: FusionBackend + NetworkBackend> Recordable<B> for Call {
             Call::Attention { causal: false, .. } => "blr::attention",
             Call::AppendKeyValue => "blr::append_key_value",
             Call::AppendTurned => "blr::append_turned",
+            Call::AppendAndAttend { turned: false, .. } => "blr::append_and_attend",
+            Call::AppendAndAttend { turned: true, .. } => "blr::append_turned_and_attend",
             Call::Narrow { .. } => "blr::narrow",
             Call::Rotate => "blr::rotate",
             Call::AddNorm { norm, affine, .. } => match (norm, affine) {
@@ -243,6 +294,29 @@ impl<B: FusionBackend + NetworkBackend> Recordable<B> for Call {
                 let (keys, values, query) =
                     B::append_turned(keys, values, new, integer(), integer());
                 vec![keys, values, query]
+            }
+            Call::AppendAndAttend { turned, scale } => {
+                let (keys, values) = (float(), float());
+                let (query, key, value) = (float(), float(), float());
+                let new = if turned {
+                    NewRows::Turned {
+                        query,
+                        key,
+                        value,
+                        cos: float(),
+                        sin: float(),
+                    }
+                } else {
+                    NewRows::Still { query, key, value }
+                };
+                let (position, slots) = (integer(), integer());
+                let visible = Visible::Causal {
+                    queries: integer(),
+                    keys: integer(),
+                };
+                let (keys, values, attended) =
+                    B::append_and_attend(keys, values, new, position, slots, visible, scale);
+                vec![keys, values, attended]
             }
             Call::Narrow {
                 axis,

@@ -21,7 +21,7 @@ pub mod plain;
 use burn::backend::Dispatch;
 use burn::tensor::{Bool, Int, Tensor};
 
-pub use backend::{Added, Affine, NetworkBackend, Turned, Visible};
+pub use backend::{Added, Affine, NetworkBackend, NewRows, Turned, Visible};
 pub use cubecl_kernels::norm::Norm;
 
 /// Which keys a query sees.
@@ -43,6 +43,28 @@ pub enum VisibleKeys {
     /// Those where this is false, `[1 or batch, 1, tokens, keys]`. A query that sees none gives
     /// a number, whichever.
     Except(Tensor<4, Bool>),
+}
+
+impl VisibleKeys {
+    /// The same for a backend, checked for so many queries and keys.
+    fn dispatched(&self, tokens: usize, keys: usize) -> Visible<Dispatch> {
+        match self {
+            VisibleKeys::All => Visible::All,
+            VisibleKeys::Causal { queries, keys: at } => {
+                assert!(
+                    queries.dims() == [tokens] && at.dims() == [keys],
+                    "attention: {:?} positions of {tokens} queries, {:?} of {keys} keys",
+                    queries.dims(),
+                    at.dims()
+                );
+                Visible::Causal {
+                    queries: queries.clone().into_dispatch(),
+                    keys: at.clone().into_dispatch(),
+                }
+            }
+            VisibleKeys::Except(hidden) => Visible::Except(hidden.clone().into_dispatch()),
+        }
+    }
 }
 
 /// `numbers` as they must be to become floats that go together with `floats`: followed by autodiff in
@@ -95,22 +117,7 @@ pub fn attention(
         key.dims(),
         value.dims()
     );
-    let visible = match visible {
-        VisibleKeys::All => Visible::All,
-        VisibleKeys::Causal { queries, keys: at } => {
-            assert!(
-                queries.dims() == [tokens] && at.dims() == [keys],
-                "attention: {:?} positions of {tokens} queries, {:?} of {keys} keys",
-                queries.dims(),
-                at.dims()
-            );
-            Visible::Causal {
-                queries: queries.clone().into_dispatch(),
-                keys: at.clone().into_dispatch(),
-            }
-        }
-        VisibleKeys::Except(hidden) => Visible::Except(hidden.clone().into_dispatch()),
-    };
+    let visible = visible.dispatched(tokens, keys);
     Tensor::from_dispatch(Dispatch::multi_head_attention(
         query.into_dispatch(),
         key.into_dispatch(),
@@ -256,6 +263,74 @@ pub fn append_turned(
     (
         [keys, values].map(Tensor::from_dispatch),
         Tensor::from_dispatch(query),
+    )
+}
+
+/// [`append_turned`], or [`append_key_value`] without angles, and [`attention`] to the cache that comes of it;
+/// for a single token one launch where the device can, since nobody has to read what is appended.
+///
+/// # Shapes
+///
+/// - `visible`: positions of the new tokens are those from `position` on, those of keys all of the cache
+/// - last output: `[batch, tokens, query heads, width]`
+/// - others: as there
+///
+/// # Panics
+///
+/// If the shapes are not as above, or the heads do not divide the query heads.
+pub fn append_and_attend(
+    [keys, values]: [Tensor<4>; 2],
+    [query, key, value]: [Tensor<4>; 3],
+    angles: Option<&Angles>,
+    position: Tensor<1, Int>,
+    slots: Tensor<1, Int>,
+    visible: &VisibleKeys,
+    scale: f64,
+) -> ([Tensor<4>; 2], Tensor<4>) {
+    check_append([&keys, &values], [&key, &value], &position, &slots);
+    let [batch, query_heads, tokens, width] = query.dims();
+    let [_, heads, ..] = key.dims();
+    assert!(
+        key.dims() == [batch, heads, tokens, width]
+            && heads > 0
+            && query_heads.is_multiple_of(heads),
+        "append: queries {:?}, rows {:?}",
+        query.dims(),
+        key.dims()
+    );
+    let visible = visible.dispatched(tokens, keys.dims()[2]);
+    let rows = [&query, &key].map(Tensor::dims);
+    let (query, key, value) = (
+        query.into_dispatch(),
+        key.into_dispatch(),
+        value.into_dispatch(),
+    );
+    let new = match angles {
+        None => NewRows::Still { query, key, value },
+        Some(angles) => {
+            rows.into_iter().for_each(|rows| angles.check(rows));
+            let Angles { cos, sin } = angles.clone();
+            NewRows::Turned {
+                query,
+                key,
+                value,
+                cos: cos.into_dispatch(),
+                sin: sin.into_dispatch(),
+            }
+        }
+    };
+    let (keys, values, attended) = Dispatch::append_and_attend(
+        keys.into_dispatch(),
+        values.into_dispatch(),
+        new,
+        position.into_dispatch(),
+        slots.into_dispatch(),
+        visible,
+        scale,
+    );
+    (
+        [keys, values].map(Tensor::from_dispatch),
+        Tensor::from_dispatch(attended),
     )
 }
 

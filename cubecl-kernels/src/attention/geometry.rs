@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::problem::{AttentionProblem, RowStrides};
+use super::problem::{AttentionProblem, OwnRow, RowStrides};
 
 /// Elements between neighbours of a tensor `[batch, heads, tokens, width]` whose features are
 /// contiguous.
@@ -47,6 +47,18 @@ pub(crate) struct AttentionGeometry {
     pub scale: f32,
 }
 
+/// Strides of the row of a query's own token, known at run time only.
+#[derive(CubeType, CubeLaunch, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(crate) struct OwnGeometry {
+    /// Strides of the key.
+    pub key: Rows,
+    /// Strides of the value.
+    pub value: Rows,
+    /// Angles from one row of the batch to the next.
+    pub angles: usize,
+}
+
 /// The strides of a tensor, for a kernel.
 pub(crate) fn rows<R: Runtime>(strides: RowStrides) -> RowsLaunch<R> {
     RowsLaunch::new(strides.batch, strides.head, strides.token)
@@ -64,6 +76,12 @@ pub(crate) fn geometry<R: Runtime>(problem: &AttentionProblem) -> AttentionGeome
         rows(problem.out),
         problem.scale as f32,
     )
+}
+
+/// Strides of the row of a query's own token, for a kernel; zeros where there is none.
+pub(crate) fn own_geometry<R: Runtime>(own: Option<OwnRow>) -> OwnGeometryLaunch<R> {
+    let own = own.unwrap_or_default();
+    OwnGeometryLaunch::new(rows(own.key), rows(own.value), own.angles)
 }
 
 /// Keys before the first query: what `position` holds, or as many as leave the last query with all

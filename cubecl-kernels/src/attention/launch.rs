@@ -2,11 +2,12 @@
 
 use cubecl::prelude::*;
 
-use super::geometry::{geometry, rows};
+use super::geometry::{geometry, own_geometry, rows};
 use super::kernel::flash::flash_attention;
 use super::kernel::single::{clustered_attention, join_shares, single_query_attention};
-use super::plan::{AttentionPlan, clusters, splits};
+use super::plan::{AttentionPlan, SingleBlueprint, clusters, splits};
 use super::problem::{AttentionProblem, Visible};
+use super::rotate::Angles;
 use crate::context::Context;
 use crate::device::{cube_count, cubes_for_elements};
 use crate::error::KernelError;
@@ -15,6 +16,18 @@ use crate::strategy::Strategy;
 
 /// Units of a cube that joins shares.
 const JOINING_UNITS: u32 = 128;
+
+/// Key and value of the query's own token, which come with it: they become row `position` of the cache.
+/// Rows past its end are left out. The query sees the rows before, and this one.
+#[derive(Clone, Debug)]
+pub struct OwnToken<R: Runtime> {
+    /// `[batch, key heads, 1, width]`.
+    pub key: TensorBinding<R>,
+    /// The same.
+    pub value: TensorBinding<R>,
+    /// What query and key turn by, where they do.
+    pub angles: Option<Angles<R>>,
+}
 
 /// Tensors of an attention. All but the features may have any strides.
 #[derive(Clone, Debug)]
@@ -28,6 +41,8 @@ pub struct Attention<R: Runtime> {
     /// How many keys come before the first query, `[1]`, and its integer type. Without, the last
     /// query is at the last key. Only causal attention looks at it.
     pub position: Option<(TensorBinding<R>, ElemType)>,
+    /// What is appended to `key` and `value` on the way; of a single query only.
+    pub own: Option<OwnToken<R>>,
     /// Scratch of [`scratch_elements`] elements of `f32`; may be left out where those are none.
     pub partial: Option<TensorBinding<R>>,
     /// Written, `[batch, heads, tokens, width]`.
@@ -58,7 +73,7 @@ pub fn scratch_elements<R: Runtime>(
 /// [`KernelError::Shape`], [`KernelError::Buffer`] or [`KernelError::InvalidConfig`] if a tensor is
 /// not as [`Attention`] says, [`KernelError::Unavailable`] if no kernel serves the device, the element
 /// type and the layout: several queries need tensor cores, 16-bit elements and heads of up to 128
-/// features. Nothing is launched then.
+/// features; an appended token needs clusters and rows at multiples of 16 bytes. Nothing is launched then.
 pub fn attention<R: Runtime>(
     client: &ComputeClient<R>,
     operands: Attention<R>,
@@ -76,7 +91,11 @@ pub fn attention<R: Runtime>(
         check_input("position", position, &[1], index.size())?;
     }
     let sizes = [problem.batch, problem.heads, problem.tokens, problem.width];
-    let scratch = scratch_elements(client, sizes, problem.keys);
+    let scratch = match problem.own {
+        // By clusters only.
+        Some(_) => 0,
+        None => scratch_elements(client, sizes, problem.keys),
+    };
     let partial = match operands.partial {
         Some(partial) if scratch > 0 => {
             check_input("partial", &partial, &[scratch], size_of::<f32>())?;
@@ -113,6 +132,23 @@ pub fn attention<R: Runtime>(
     let position = operands.position.map(|(position, _)| buffer(position));
     let (query, key) = (buffer(operands.query), buffer(operands.key));
     let (value, output) = (buffer(operands.value), operands.output);
+    // The second and third binding.
+    let cache = (
+        BufferArg::alias(1, key.len()),
+        BufferArg::alias(2, value.len()),
+    );
+    let (keys, values) = operands.own.is_some().then_some(cache).unzip();
+    let (own, angles) = operands
+        .own
+        .map(|own| ((buffer(own.key), buffer(own.value)), own.angles))
+        .unzip();
+    let (own_key, own_value) = own.unzip();
+    let (cos, sin) = angles
+        .flatten()
+        .map(|angles| (buffer(angles.cos), buffer(angles.sin)))
+        .unzip();
+    let clustered =
+        |blueprint: &SingleBlueprint| blueprint.own || (blueprint.splits > 1 && partial.is_none());
     match plan {
         // SAFETY: shapes, strides and buffers have been checked; copies outside an operand write
         // zeros instead of reading, and stores are masked.
@@ -135,7 +171,7 @@ pub fn attention<R: Runtime>(
         },
         // SAFETY: as above; keys are read up to the last one, and vectors are used only where the
         // width, strides and addresses are multiples of them.
-        AttentionPlan::Single(blueprint) if blueprint.splits > 1 && partial.is_none() => unsafe {
+        AttentionPlan::Single(blueprint) if clustered(&blueprint) => unsafe {
             clustered_attention::launch_unchecked::<R>(
                 client,
                 count,
@@ -146,8 +182,15 @@ pub fn attention<R: Runtime>(
                 key,
                 value,
                 position.into(),
+                own_key.into(),
+                own_value.into(),
+                cos.into(),
+                sin.into(),
+                keys.into(),
+                values.into(),
                 buffer(output),
                 geometry(&problem),
+                own_geometry(problem.own),
                 blueprint,
                 dtype,
                 index,

@@ -3,7 +3,7 @@
 use cubecl::features::Plane;
 use cubecl::prelude::*;
 
-use super::problem::{AttentionProblem, Visible};
+use super::problem::{AttentionProblem, OwnRow, Visible};
 use crate::context::Context;
 use crate::device::{check_cube, mma_element, processors};
 use crate::error::{KernelError, Missing};
@@ -177,6 +177,8 @@ pub(crate) struct SingleBlueprint {
     /// Cubes that divide the keys of a head.
     pub splits: usize,
     pub visible: Visible,
+    /// Whether key and value of the query's own token come with it.
+    pub own: bool,
 }
 
 impl SingleBlueprint {
@@ -229,13 +231,38 @@ impl SingleBlueprint {
         fits.then_some(rings)
     }
 
+    /// Checks that pieces of the row of the query's own token can be read together, and turned by halves.
+    fn check_own(&self, own: &OwnRow, element_bytes: usize) -> Result<(), KernelError> {
+        let rows = [own.key, own.value];
+        let whole = rows
+            .iter()
+            .all(|row| row.allows_vectors(self.vector, element_bytes));
+        let halves = !own.turns || (own.aligned && self.pieces().is_multiple_of(2));
+        match whole && halves {
+            true => Ok(()),
+            false => Err(KernelError::Unavailable(Missing::TensorLayout)),
+        }
+    }
+
+    /// Vectors of the query, and of key and value of its own token.
+    pub fn rows(&self) -> usize {
+        if self.own {
+            3 * self.pieces()
+        } else {
+            self.pieces()
+        }
+    }
+
     /// Bytes of shared memory: rings and an end for each plane, or the query, weights and one entry per
     /// unit; the sums of all groups, and what a cluster is joined in.
     pub fn shared_bytes(&self) -> usize {
         let joined = self.groups() * self.width + self.width + 2;
         match self.stages {
             0 => size_of::<f32>() * (self.width + WEIGHTS + self.units + joined),
-            _ => self.ring_bytes() + size_of::<f32>() * (2 * self.planes() + joined),
+            _ => {
+                let rows = self.rows() * COPY_BYTES;
+                self.ring_bytes() + rows + size_of::<f32>() * (2 * self.planes() + joined)
+            }
         }
     }
 }
@@ -269,6 +296,7 @@ impl AttentionPlan {
                 stages: 0,
                 splits: splits(context.client, problem.batch * problem.heads, problem.keys),
                 visible: problem.visible,
+                own: false,
             };
             if registers.groups() == 0 {
                 return Err(KernelError::Unavailable(Missing::TensorLayout));
@@ -277,9 +305,23 @@ impl AttentionPlan {
                 check_cube(context.client, blueprint.units, blueprint.shared_bytes())
             };
             // Copies that units do not wait for come with tensor cores.
-            let copies = !exact && mma_element(context.client, context.dtype).is_ok();
-            let rings = registers.with_rings(bytes).filter(|_| copies);
-            let blueprint = match rings.filter(|rings| check(rings).is_ok()) {
+            let copies = mma_element(context.client, context.dtype);
+            let rings = registers.with_rings(bytes);
+            if let Some(own) = &problem.own {
+                copies?;
+                if !clusters(context.client) {
+                    return Err(KernelError::Unavailable(Missing::Clusters));
+                }
+                let blueprint = rings.ok_or(KernelError::Unavailable(Missing::TensorLayout))?;
+                blueprint.check_own(own, bytes)?;
+                let blueprint = SingleBlueprint {
+                    own: true,
+                    ..blueprint
+                };
+                return check(&blueprint).map(|()| Self::Single(blueprint));
+            }
+            let rings = rings.filter(|rings| !exact && copies.is_ok() && check(rings).is_ok());
+            let blueprint = match rings {
                 Some(rings) => rings,
                 None => check(&registers).map(|()| registers)?,
             };

@@ -17,7 +17,7 @@ pub enum Visible {
 
 /// Elements between neighbours of a tensor `[batch, heads, tokens, width]`, and what is known of its
 /// start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RowStrides {
     pub batch: usize,
     pub head: usize,
@@ -57,6 +57,19 @@ impl RowStrides {
     }
 }
 
+/// Key and value of the query's own token.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OwnRow {
+    pub key: RowStrides,
+    pub value: RowStrides,
+    /// Angles from one row of the batch to the next.
+    pub angles: usize,
+    /// Whether there are some.
+    pub turns: bool,
+    /// Whether those are where four can be read at once.
+    pub aligned: bool,
+}
+
 /// One attention, checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AttentionProblem {
@@ -72,6 +85,7 @@ pub(crate) struct AttentionProblem {
     pub key: RowStrides,
     pub value: RowStrides,
     pub out: RowStrides,
+    pub own: Option<OwnRow>,
 }
 
 impl AttentionProblem {
@@ -111,6 +125,32 @@ impl AttentionProblem {
         context.input("key", &operands.key, &rows)?;
         context.input("value", &operands.value, &rows)?;
         context.output("output", &operands.output, &[batch, heads, tokens, width])?;
+        let own = match &operands.own {
+            Some(own) => {
+                if tokens != 1 {
+                    return Err(KernelError::InvalidConfig {
+                        what: "the number of queries beside one token's key and value",
+                        actual: tokens,
+                        required: Requirement::Exactly(1),
+                    });
+                }
+                let row = [batch, key_heads, tokens, width];
+                context.input("own key", &own.key, &row)?;
+                context.input("own value", &own.value, &row)?;
+                context.output("key", &operands.key, &rows)?;
+                context.output("value", &operands.value, &rows)?;
+                let angles = own.angles.as_ref();
+                let of_batch = angles.map(|angles| angles.check(batch, tokens, width));
+                Some(OwnRow {
+                    key: RowStrides::new(&own.key)?,
+                    value: RowStrides::new(&own.value)?,
+                    angles: of_batch.transpose()?.unwrap_or(0),
+                    turns: angles.is_some(),
+                    aligned: angles.is_none_or(|angles| angles.allow_vectors(4)),
+                })
+            }
+            None => None,
+        };
         Ok(Self {
             batch,
             heads,
@@ -124,6 +164,7 @@ impl AttentionProblem {
             key: RowStrides::new(&operands.key)?,
             value: RowStrides::new(&operands.value)?,
             out: RowStrides::new(&operands.output)?,
+            own,
         })
     }
 

@@ -104,11 +104,14 @@ impl Attention {
     ) -> Tensor<3> {
         let [batch, tokens, _] = x.dims();
         let [query, key, value] = self.project(x);
-        let [query, key, value] = match cache {
-            Some(cache) => cache.append([query, key, value], angles),
-            None => [turned(query, angles), turned(key, angles), value],
+        // [batch, tokens, heads, width]
+        let mixed = match cache {
+            Some(cache) => cache.attend([query, key, value], angles, visible, self.scale),
+            None => {
+                let (query, key) = (turned(query, angles), turned(key, angles));
+                attention(query, key, value, visible, self.scale)
+            }
         };
-        let mixed = attention(query, key, value, visible, self.scale); // [batch, tokens, heads, width]
         let features = self.heads.query * self.heads.width;
         self.proj.forward(mixed.reshape([batch, tokens, features]))
     }

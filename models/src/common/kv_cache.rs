@@ -1,7 +1,7 @@
 //! Keys and values of the tokens seen so far.
 
 use burn::tensor::{Device, Int, Tensor, s};
-use burn_blr::network::{Angles, append_key_value, append_turned};
+use burn_blr::network::{Angles, VisibleKeys, append_and_attend, attention};
 
 use super::LeftPadding;
 use super::attention::turned;
@@ -176,60 +176,52 @@ impl<'a> CacheRows<'a> {
         Self { layer, located }
     }
 
-    /// Adds the keys and values of new tokens and returns the queries and the keys and values of all;
-    /// with a place on the device that is the whole cache, whatever it holds behind the new tokens.
-    /// Queries and keys are turned by their angles where there are some.
+    /// Adds the keys and values of new tokens, queries and keys turned by their angles where there are some,
+    /// and attends the queries to all; with a place on the device that is the whole cache, whatever it
+    /// holds behind the new tokens.
     ///
     /// # Shapes
     ///
-    /// - `query`, first output: `[batch, query heads, tokens, head_features]`
+    /// - `query`: `[batch, query heads, tokens, head_features]`
     /// - `key`, `value`: `[batch, heads, tokens, head_features]`
-    /// - other outputs: `[batch, heads, used + tokens or capacity, head_features]`
-    pub(crate) fn append(
+    /// - output: `[batch, tokens, query heads, head_features]`
+    pub(crate) fn attend(
         self,
         [query, key, value]: [Tensor<4>; 3],
         angles: Option<&Angles>,
-    ) -> [Tensor<4>; 3] {
+        visible: &VisibleKeys,
+        scale: f64,
+    ) -> Tensor<4> {
         let Self { layer, located } = self;
         let [batch, heads, tokens, head_features] = key.dims();
-        // Taken out, not cloned: as the only owner, the assignment below writes in place.
+        // Taken out, not cloned: as the only owner, what follows writes in place.
         let cache = layer.store.take().unwrap_or_else(|| {
             let shape = [batch, heads, layer.capacity, head_features];
             let options = (&key.device(), key.dtype());
             [(); 2].map(|()| Tensor::zeros(shape, options))
         });
-        let (cache, query, end) = match located {
-            Some(Located { position, slots }) => {
-                let (position, slots) = (position.clone(), slots.clone());
-                let (cache, query) = match angles {
-                    Some(angles) => {
-                        append_turned(cache, [query, key, value], angles, position, slots)
-                    }
-                    None => {
-                        let cache = append_key_value(cache, [key, value], position, slots);
-                        (cache, query)
-                    }
-                };
-                (cache, query, layer.capacity)
-            }
-            None => {
-                let (start, end) = (layer.used, layer.used + tokens);
-                layer.used = end;
-                let (query, key) = (turned(query, angles), turned(key, angles));
-                let [keys, values] = cache;
-                let rows = s![.., .., start..end, ..];
-                let cache = [
-                    keys.slice_assign(rows, key),
-                    values.slice_assign(rows, value),
-                ];
-                (cache, query, end)
-            }
-        };
+        if let Some(Located { position, slots }) = located {
+            let (position, slots) = (position.clone(), slots.clone());
+            let new = [query, key, value];
+            let (cache, attended) =
+                append_and_attend(cache, new, angles, position, slots, visible, scale);
+            layer.store = Some(cache);
+            return attended;
+        }
+        let (start, end) = (layer.used, layer.used + tokens);
+        layer.used = end;
+        let (query, key) = (turned(query, angles), turned(key, angles));
+        let [keys, values] = cache;
+        let rows = s![.., .., start..end, ..];
+        let cache = [
+            keys.slice_assign(rows, key),
+            values.slice_assign(rows, value),
+        ];
         layer.store = Some(cache.clone());
         let [keys, values] = match end == layer.capacity {
             true => cache,
             false => cache.map(|all| all.slice(s![.., .., 0..end, ..])),
         };
-        [query, keys, values]
+        attention(query, keys, values, visible, scale)
     }
 }

@@ -32,17 +32,23 @@ struct Stream {
     ring: u32,
 }
 
-/// Attends the query of a head to its keys from `start` to `end`: `sums` begins with the sum of the
-/// weighted values then, for which the highest score and the total of the weights are returned.
+/// Attends the query, the first of `rows`, to the keys of its head from `start` to `end`, and where
+/// `own` to the second of `rows`, whose value is the third: `sums` begins with the sum of the weighted
+/// values then, for which the highest score and the total of the weights are returned.
 ///
 /// Every plane has keys and a running softmax of its own, and waits for the others at the end only.
 #[cube]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the cache and its part, the rows beside it, and where sums go"
+)]
 pub(super) fn attend_through_ring<T: Float, N: Size>(
-    query: &[Vector<T, N>],
     key: &[Vector<T, N>],
     value: &[Vector<T, N>],
     start: usize,
     end: usize,
+    own: bool,
+    rows: &Shared<[Vector<T, N>]>,
     sums: &mut Shared<[Vector<f32, N>]>,
     geometry: &AttentionGeometry,
     #[comptime] blueprint: SingleBlueprint,
@@ -74,15 +80,14 @@ pub(super) fn attend_through_ring<T: Float, N: Size>(
 
     // The lane's pieces of the query.
     let part = lane as usize % LANES;
-    let own = comptime!(pieces.div_ceil(LANES));
-    let query_start = geometry.query.row(batch, head, 0usize) / comptime!(blueprint.vector);
-    let mut held = Array::<Vector<f32, N>>::new(own);
+    let parts = comptime!(pieces.div_ceil(LANES));
+    let mut held = Array::<Vector<f32, N>>::new(parts);
     #[unroll]
-    for i in 0..own {
+    for i in 0..parts {
         let piece = part + comptime!(i * LANES);
         held[i] = Vector::new(0.0f32);
         if comptime!((i + 1) * LANES <= pieces) || piece < pieces {
-            held[i] = Vector::cast_from(query[query_start + piece]) * Vector::new(geometry.scale);
+            held[i] = Vector::cast_from(rows[piece]) * Vector::new(geometry.scale);
         }
     }
 
@@ -96,6 +101,13 @@ pub(super) fn attend_through_ring<T: Float, N: Size>(
     let mut maximum = HIDDEN.runtime();
     let mut total = 0.0f32.runtime();
     let mut sum = Vector::<f32, N>::new(0.0f32);
+    if comptime!(blueprint.own) && own && plane == comptime!(planes as u32 - 1) {
+        maximum = score::<T, N>(&held, rows, pieces, 0usize, blueprint);
+        total = select(row == 0, 1.0f32, 0.0f32);
+        if group == 0 {
+            sum = Vector::cast_from(rows[comptime!(2 * pieces) + piece]);
+        }
+    }
     let mut index = 0u32;
     let mut first = stream.first;
     while first < stream.end {
@@ -112,24 +124,7 @@ pub(super) fn attend_through_ring<T: Float, N: Size>(
                 * comptime!(blueprint.stage_bytes() / COPY_BYTES);
         let values = keys + comptime!(RING_KEYS * pieces);
 
-        let mut products = Vector::<f32, N>::new(0.0f32);
-        #[unroll]
-        for i in 0..own {
-            let piece = part + comptime!(i * LANES);
-            if comptime!((i + 1) * LANES <= pieces) || piece < pieces {
-                let at = keys + row * pieces + permuted(piece, row, blueprint);
-                products += held[i] * Vector::cast_from(vectors[at]);
-            }
-        }
-        let mut score = 0.0f32.runtime();
-        #[unroll]
-        for i in 0..comptime!(blueprint.vector) {
-            score += products.extract(i);
-        }
-        #[unroll]
-        for i in 0..comptime!(LANES.ilog2()) {
-            score += plane_shuffle_xor(score, comptime!(1u32 << i));
-        }
+        let score = score::<T, N>(&held, &vectors, keys, row, blueprint);
         let visible = first + (row as u32) < stream.end;
         let mut highest = select(visible, score, HIDDEN.runtime());
         #[unroll]
@@ -155,6 +150,39 @@ pub(super) fn attend_through_ring<T: Float, N: Size>(
         first += step;
     }
     join_planes(sum, maximum, total, sums, blueprint)
+}
+
+/// The score of a key whose row is the `row`-th of those from `start` on, which some neighbouring lanes
+/// compute together: each holds its pieces of the scaled query.
+#[cube]
+fn score<T: Float, N: Size>(
+    held: &Array<Vector<f32, N>>,
+    keys: &Shared<[Vector<T, N>]>,
+    start: usize,
+    row: usize,
+    #[comptime] blueprint: SingleBlueprint,
+) -> f32 {
+    let pieces = comptime!(blueprint.pieces());
+    let part = UNIT_POS as usize % LANES;
+    let mut products = Vector::<f32, N>::new(0.0f32);
+    #[unroll]
+    for i in 0..comptime!(pieces.div_ceil(LANES)) {
+        let piece = part + comptime!(i * LANES);
+        if comptime!((i + 1) * LANES <= pieces) || piece < pieces {
+            let at = start + row * pieces + permuted(piece, row, blueprint);
+            products += held[i] * Vector::cast_from(keys[at]);
+        }
+    }
+    let mut score = 0.0f32.runtime();
+    #[unroll]
+    for i in 0..comptime!(blueprint.vector) {
+        score += products.extract(i);
+    }
+    #[unroll]
+    for i in 0..comptime!(LANES.ilog2()) {
+        score += plane_shuffle_xor(score, comptime!(1u32 << i));
+    }
+    score
 }
 
 /// `elements` of an operand in bytes.
