@@ -112,19 +112,18 @@ pub enum NewRows<B: Backend> {
         /// The same.
         value: FloatTensor<B>,
     },
-    /// Query and key by angles; see [`Turned`].
-    Turned {
-        /// `[batch, query heads, tokens, width]`.
-        query: FloatTensor<B>,
-        /// `[batch, heads, tokens, width]`.
-        key: FloatTensor<B>,
-        /// The same.
-        value: FloatTensor<B>,
-        /// Cosines, `[1 or batch, tokens, width / 2]` in `f32`.
-        cos: FloatTensor<B>,
-        /// Sines, the same.
-        sin: FloatTensor<B>,
-    },
+    /// Query and key by angles.
+    Turned(#[extension_type] Turned<B>),
+}
+
+impl<B: Backend> NewRows<B> {
+    /// `[batch, query heads, tokens, width]`.
+    pub fn query(&self) -> &FloatTensor<B> {
+        match self {
+            Self::Still { query, .. } => query,
+            Self::Turned(new) => &new.query,
+        }
+    }
 }
 
 /// Burn backends with what a network does between its linear layers.
@@ -235,22 +234,7 @@ pub(super) fn append_then_attend<B: NetworkBackend>(
             let (keys, values) = B::append_key_value(keys, values, key, value, position, slots);
             (keys, values, query)
         }
-        NewRows::Turned {
-            query,
-            key,
-            value,
-            cos,
-            sin,
-        } => {
-            let new = Turned {
-                query,
-                key,
-                value,
-                cos,
-                sin,
-            };
-            B::append_turned(keys, values, new, position, slots)
-        }
+        NewRows::Turned(new) => B::append_turned(keys, values, new, position, slots),
     };
     let attended = B::multi_head_attention(query, keys.clone(), values.clone(), visible, scale);
     (keys, values, attended)

@@ -128,13 +128,10 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
         let launch = || -> Result<CubeTensor<R>, KernelError> {
             let (query, key, value, turns) = match &new {
                 NewRows::Still { query, key, value } => (query, key, value, None),
-                NewRows::Turned {
-                    query,
-                    key,
-                    value,
-                    cos,
-                    sin,
-                } => (query, key, value, Some(angles(cos, sin))),
+                NewRows::Turned(new) => {
+                    let turns = angles(&new.cos, &new.sin);
+                    (&new.query, &new.key, &new.value, Some(turns))
+                }
             };
             let [batch, heads, tokens, width] = query.meta.shape().dims();
             let output = empty_of(query, [batch, tokens, heads, width], query.dtype);
@@ -156,8 +153,7 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
             attention::attention(client, operands, seen, scale, dtype, &Strategy::Auto)?;
             Ok(output)
         };
-        let (NewRows::Still { query, .. } | NewRows::Turned { query, .. }) = &new;
-        let alone = query.meta.shape()[2] == 1 && matches!(visible, Visible::Causal { .. });
+        let alone = new.query().meta.shape()[2] == 1 && matches!(visible, Visible::Causal { .. });
         let served = match alone && keys.can_mut() && values.can_mut() {
             true => served(launch()),
             false => None,

@@ -82,8 +82,7 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
         visible: Visible<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let (NewRows::Still { query, .. } | NewRows::Turned { query, .. }) = &new;
-        let [batch, heads, tokens, width] = query.shape.dims();
+        let [batch, heads, tokens, width] = new.query().shape.dims();
         let (queries, at) = match visible {
             // The one case that a kernel may serve as a whole.
             Visible::Causal { queries, keys } if tokens == 1 => (queries, keys),
@@ -101,14 +100,8 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
                 floats.extend([query, key, value]);
                 false
             }
-            NewRows::Turned {
-                query,
-                key,
-                value,
-                cos,
-                sin,
-            } => {
-                floats.extend([query, key, value, cos, sin]);
+            NewRows::Turned(new) => {
+                floats.extend([new.query, new.key, new.value, new.cos, new.sin]);
                 true
             }
         };
@@ -299,13 +292,13 @@ impl<B: FusionBackend + NetworkBackend> Recordable<B> for Call {
                 let (keys, values) = (float(), float());
                 let (query, key, value) = (float(), float(), float());
                 let new = if turned {
-                    NewRows::Turned {
+                    NewRows::Turned(Turned {
                         query,
                         key,
                         value,
                         cos: float(),
                         sin: float(),
-                    }
+                    })
                 } else {
                     NewRows::Still { query, key, value }
                 };

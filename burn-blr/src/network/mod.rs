@@ -310,13 +310,13 @@ pub fn append_and_attend(
         Some(angles) => {
             rows.into_iter().for_each(|rows| angles.check(rows));
             let Angles { cos, sin } = angles.clone();
-            NewRows::Turned {
+            NewRows::Turned(Turned {
                 query,
                 key,
                 value,
                 cos: cos.into_dispatch(),
                 sin: sin.into_dispatch(),
-            }
+            })
         }
     };
     let (keys, values, attended) = Dispatch::append_and_attend(
