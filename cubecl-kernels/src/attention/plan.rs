@@ -350,3 +350,32 @@ impl AttentionPlan {
         Ok(Self::Flash(blueprint))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With fewer, clusters of eight for each of 32 heads are two waves on an H100.
+    #[test]
+    fn three_cubes_with_rings_fit_a_multiprocessor() -> Result<(), KernelError> {
+        // Of compute capability 9.0, by the CUDA programming guide; each cube takes 1 KiB more.
+        let (room, reserved) = (228 << 10, 1 << 10);
+        for (width, element_bytes) in [(64, 2), (128, 2), (128, 4)] {
+            let registers = SingleBlueprint {
+                width,
+                vector: COPY_BYTES / element_bytes,
+                units: SINGLE_UNITS,
+                lanes: 8,
+                stages: 0,
+                splits: MAX_CLUSTER,
+                visible: Visible::Causal,
+                own: true,
+            };
+            let rings = registers.with_rings(element_bytes);
+            let rings = rings.ok_or(KernelError::Unavailable(Missing::TensorLayout))?;
+            let bytes = rings.shared_bytes();
+            assert!(3 * (bytes + reserved) <= room, "{width}: {bytes}");
+        }
+        Ok(())
+    }
+}
