@@ -584,7 +584,8 @@ fn sizes_that_do_not_fit_are_errors<R: Runtime>(client: &ComputeClient<R>) {
             operand: "value",
             ..
         })
-    )); // One token's row for two queries, and one of other heads.
+    ));
+    // One token's row for two queries, and one of other heads.
     let row = Some([1, 2, 1, 8]);
     assert!(matches!(
         run_beside([1, 2, 2, 8], good, good, Visible::Causal, row),

@@ -34,27 +34,8 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
                 return plain::attention::<Self>(query, key, value, visible, scale);
             }
         };
-        let launch = || -> Result<CubeTensor<R>, KernelError> {
-            let [batch, heads, tokens, width] = query.meta.shape().dims();
-            let keys = key.meta.shape()[2];
-            let output = empty_of(&query, [batch, tokens, heads, width], query.dtype);
-            let sizes = [batch, heads, tokens, width];
-            let scratch = scratch_elements(&query.client, sizes, keys);
-            let partial = (scratch > 0).then(|| empty_of(&query, [scratch], DType::F32).binding());
-            let operands = Attention {
-                query: query.clone().binding(),
-                key: key.clone().binding(),
-                value: value.clone().binding(),
-                position,
-                own: None,
-                partial,
-                output: by_head(output.clone().binding()),
-            };
-            let dtype = dtype_to_elem_type(query.dtype);
-            attention::attention(&query.client, operands, seen, scale, dtype, &Strategy::Auto)?;
-            Ok(output)
-        };
-        match served(launch()) {
+        let attended = attend([&query, &key, &value], (seen, position), None, scale);
+        match served(attended) {
             Some(output) => output,
             None => plain::attention::<Self>(query, key, value, visible, scale),
         }
@@ -125,7 +106,7 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
         visible: Visible<Self>,
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let launch = || -> Result<CubeTensor<R>, KernelError> {
+        let launch = || {
             let (query, key, value, turns) = match &new {
                 NewRows::Still { query, key, value } => (query, key, value, None),
                 NewRows::Turned(new) => {
@@ -133,25 +114,13 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
                     (&new.query, &new.key, &new.value, Some(turns))
                 }
             };
-            let [batch, heads, tokens, width] = query.meta.shape().dims();
-            let output = empty_of(query, [batch, tokens, heads, width], query.dtype);
-            let operands = Attention {
-                query: query.clone().binding(),
-                key: keys.clone().binding(),
-                value: values.clone().binding(),
-                position: Some(first(&position)),
-                own: Some(OwnToken {
-                    key: key.clone().binding(),
-                    value: value.clone().binding(),
-                    angles: turns,
-                }),
-                partial: None,
-                output: by_head(output.clone().binding()),
+            let own = OwnToken {
+                key: key.clone().binding(),
+                value: value.clone().binding(),
+                angles: turns,
             };
-            let (client, dtype) = (&query.client, dtype_to_elem_type(query.dtype));
-            let seen = attention::Visible::Causal;
-            attention::attention(client, operands, seen, scale, dtype, &Strategy::Auto)?;
-            Ok(output)
+            let seen = (attention::Visible::Causal, Some(first(&position)));
+            attend([query, &keys, &values], seen, Some(own), scale)
         };
         let alone = new.query().meta.shape()[2] == 1 && matches!(visible, Visible::Causal { .. });
         let served = match alone && keys.can_mut() && values.can_mut() {
@@ -266,6 +235,33 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
             None => plain::add_norm::<Self>(input, added, affine, norm_kind, epsilon),
         }
     }
+}
+
+/// Attends queries to keys and values by a kernel, with what comes with a single query;
+/// `[batch, tokens, heads, width]`.
+fn attend<R: CubeRuntime>(
+    [query, key, value]: [&CubeTensor<R>; 3],
+    (visible, position): (attention::Visible, Option<(TensorBinding<R>, ElemType)>),
+    own: Option<OwnToken<R>>,
+    scale: f64,
+) -> Result<CubeTensor<R>, KernelError> {
+    let client = &query.client;
+    let sizes @ [batch, heads, tokens, width] = query.meta.shape().dims();
+    let output = empty_of(query, [batch, tokens, heads, width], query.dtype);
+    let scratch = scratch_elements(client, sizes, key.meta.shape()[2]);
+    let partial = (scratch > 0).then(|| empty_of(query, [scratch], DType::F32).binding());
+    let operands = Attention {
+        query: query.clone().binding(),
+        key: key.clone().binding(),
+        value: value.clone().binding(),
+        position,
+        own,
+        partial,
+        output: by_head(output.clone().binding()),
+    };
+    let dtype = dtype_to_elem_type(query.dtype);
+    attention::attention(client, operands, visible, scale, dtype, &Strategy::Auto)?;
+    Ok(output)
 }
 
 /// Where turned rows go: over themselves where nobody else holds them, since a unit reads both features

@@ -105,7 +105,20 @@ pub fn attention(
     visible: &VisibleKeys,
     scale: f64,
 ) -> Tensor<4> {
-    let [batch, heads, tokens, width] = query.dims();
+    check_heads(&query, &key, &value);
+    let (tokens, keys) = (query.dims()[2], key.dims()[2]);
+    let visible = visible.dispatched(tokens, keys);
+    Tensor::from_dispatch(Dispatch::multi_head_attention(
+        query.into_dispatch(),
+        key.into_dispatch(),
+        value.into_dispatch(),
+        visible,
+        scale,
+    ))
+}
+
+fn check_heads(query: &Tensor<4>, key: &Tensor<4>, value: &Tensor<4>) {
+    let [batch, heads, _, width] = query.dims();
     let [_, key_heads, keys, _] = key.dims();
     assert!(
         key.dims() == [batch, key_heads, keys, width]
@@ -117,14 +130,6 @@ pub fn attention(
         key.dims(),
         value.dims()
     );
-    let visible = visible.dispatched(tokens, keys);
-    Tensor::from_dispatch(Dispatch::multi_head_attention(
-        query.into_dispatch(),
-        key.into_dispatch(),
-        value.into_dispatch(),
-        visible,
-        scale,
-    ))
 }
 
 /// What pairs of features turn by: feature `i` of a head with feature `i + width / 2`.
@@ -243,16 +248,7 @@ pub fn append_turned(
     slots: Tensor<1, Int>,
 ) -> ([Tensor<4>; 2], Tensor<4>) {
     check_append([&keys, &values], [&key, &value], &position, &slots);
-    angles.check(query.dims());
-    angles.check(key.dims());
-    let Angles { cos, sin } = angles.clone();
-    let new = Turned {
-        query: query.into_dispatch(),
-        key: key.into_dispatch(),
-        value: value.into_dispatch(),
-        cos: cos.into_dispatch(),
-        sin: sin.into_dispatch(),
-    };
+    let new = turned([query, key, value], angles);
     let (keys, values, query) = Dispatch::append_turned(
         keys.into_dispatch(),
         values.into_dispatch(),
@@ -288,36 +284,17 @@ pub fn append_and_attend(
     scale: f64,
 ) -> ([Tensor<4>; 2], Tensor<4>) {
     check_append([&keys, &values], [&key, &value], &position, &slots);
-    let [batch, query_heads, tokens, width] = query.dims();
-    let [_, heads, ..] = key.dims();
-    assert!(
-        key.dims() == [batch, heads, tokens, width]
-            && heads > 0
-            && query_heads.is_multiple_of(heads),
-        "append: queries {:?}, rows {:?}",
-        query.dims(),
-        key.dims()
-    );
+    check_heads(&query, &key, &value);
+    let tokens = query.dims()[2];
+    assert_eq!(key.dims()[2], tokens, "append: keys of {tokens} queries");
     let visible = visible.dispatched(tokens, keys.dims()[2]);
-    let rows = [&query, &key].map(Tensor::dims);
-    let (query, key, value) = (
-        query.into_dispatch(),
-        key.into_dispatch(),
-        value.into_dispatch(),
-    );
     let new = match angles {
-        None => NewRows::Still { query, key, value },
-        Some(angles) => {
-            rows.into_iter().for_each(|rows| angles.check(rows));
-            let Angles { cos, sin } = angles.clone();
-            NewRows::Turned(Turned {
-                query,
-                key,
-                value,
-                cos: cos.into_dispatch(),
-                sin: sin.into_dispatch(),
-            })
-        }
+        Some(angles) => NewRows::Turned(turned([query, key, value], angles)),
+        None => NewRows::Still {
+            query: query.into_dispatch(),
+            key: key.into_dispatch(),
+            value: value.into_dispatch(),
+        },
     };
     let (keys, values, attended) = Dispatch::append_and_attend(
         keys.into_dispatch(),
@@ -332,6 +309,20 @@ pub fn append_and_attend(
         [keys, values].map(Tensor::from_dispatch),
         Tensor::from_dispatch(attended),
     )
+}
+
+/// Rows for a backend, with angles that are checked to be theirs.
+fn turned([query, key, value]: [Tensor<4>; 3], angles: &Angles) -> Turned<Dispatch> {
+    angles.check(query.dims());
+    angles.check(key.dims());
+    let Angles { cos, sin } = angles.clone();
+    Turned {
+        query: query.into_dispatch(),
+        key: key.into_dispatch(),
+        value: value.into_dispatch(),
+        cos: cos.into_dispatch(),
+        sin: sin.into_dispatch(),
+    }
 }
 
 fn check_append(

@@ -81,7 +81,8 @@ pub(crate) fn geometry<R: Runtime>(problem: &AttentionProblem) -> AttentionGeome
 /// Strides of the row of a query's own token, for a kernel; zeros where there is none.
 pub(crate) fn own_geometry<R: Runtime>(own: Option<OwnRow>) -> OwnGeometryLaunch<R> {
     let own = own.unwrap_or_default();
-    OwnGeometryLaunch::new(rows(own.key), rows(own.value), own.angles)
+    let of_batch = own.angles.map_or(0, |angles| angles.of_batch);
+    OwnGeometryLaunch::new(rows(own.key), rows(own.value), of_batch)
 }
 
 /// Keys before the first query: what `position` holds, or as many as leave the last query with all

@@ -90,12 +90,9 @@ pub fn attention<R: Runtime>(
     if let Some((position, index)) = &operands.position {
         check_input("position", position, &[1], index.size())?;
     }
+    let plan = AttentionPlan::new(&context, &problem)?;
     let sizes = [problem.batch, problem.heads, problem.tokens, problem.width];
-    let scratch = match problem.own {
-        // By clusters only.
-        Some(_) => 0,
-        None => scratch_elements(client, sizes, problem.keys),
-    };
+    let scratch = scratch_elements(client, sizes, problem.keys);
     let partial = match operands.partial {
         Some(partial) if scratch > 0 => {
             check_input("partial", &partial, &[scratch], size_of::<f32>())?;
@@ -110,7 +107,6 @@ pub fn attention<R: Runtime>(
         }
         _ => None,
     };
-    let plan = AttentionPlan::new(&context, &problem)?;
     let address = context.address_type(0)?;
     let (heads, batch) = (problem.heads, problem.batch);
     let count = match &plan {

@@ -237,7 +237,9 @@ impl SingleBlueprint {
         let whole = rows
             .iter()
             .all(|row| row.allows_vectors(self.vector, element_bytes));
-        let halves = !own.turns || (own.aligned && self.pieces().is_multiple_of(2));
+        let halves = own
+            .angles
+            .is_none_or(|angles| angles.aligned && self.pieces().is_multiple_of(2));
         match whole && halves {
             true => Ok(()),
             false => Err(KernelError::Unavailable(Missing::TensorLayout)),

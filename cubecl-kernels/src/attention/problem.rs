@@ -62,11 +62,15 @@ impl RowStrides {
 pub(crate) struct OwnRow {
     pub key: RowStrides,
     pub value: RowStrides,
+    pub angles: Option<OwnAngles>,
+}
+
+/// What query and key turn by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnAngles {
     /// Angles from one row of the batch to the next.
-    pub angles: usize,
-    /// Whether there are some.
-    pub turns: bool,
-    /// Whether those are where four can be read at once.
+    pub of_batch: usize,
+    /// Whether they are where four can be read at once.
     pub aligned: bool,
 }
 
@@ -139,14 +143,16 @@ impl AttentionProblem {
                 context.input("own value", &own.value, &row)?;
                 context.output("key", &operands.key, &rows)?;
                 context.output("value", &operands.value, &rows)?;
-                let angles = own.angles.as_ref();
-                let of_batch = angles.map(|angles| angles.check(batch, tokens, width));
+                let angles = own.angles.as_ref().map(|angles| {
+                    Ok::<_, KernelError>(OwnAngles {
+                        of_batch: angles.check(batch, tokens, width)?,
+                        aligned: angles.allow_vectors(4),
+                    })
+                });
                 Some(OwnRow {
                     key: RowStrides::new(&own.key)?,
                     value: RowStrides::new(&own.value)?,
-                    angles: of_batch.transpose()?.unwrap_or(0),
-                    turns: angles.is_some(),
-                    aligned: angles.is_none_or(|angles| angles.allow_vectors(4)),
+                    angles: angles.transpose()?,
                 })
             }
             None => None,

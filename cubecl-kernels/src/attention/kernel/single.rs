@@ -152,7 +152,7 @@ pub(crate) fn clustered_attention<T: Float, I: Int, N: Size>(
             feature += comptime!(blueprint.units);
         }
         sync_cube();
-        if unit < comptime!(blueprint.pieces()) {
+        if unit < pieces {
             let mut row = Vector::<f32, N>::empty();
             #[unroll]
             for i in 0..vector {
