@@ -1,6 +1,6 @@
 //! What a device can run.
 
-use cubecl::features::TypeUsage;
+use cubecl::features::{Plane, TypeUsage};
 use cubecl::ir::FloatKind;
 use cubecl::prelude::*;
 
@@ -31,6 +31,15 @@ pub(crate) fn element_bytes<R: Runtime>(
         return Err(missing);
     }
     Ok(bytes)
+}
+
+/// Whether planes are of 32 units that can exchange values.
+pub(crate) fn shuffles<R: Runtime>(client: &ComputeClient<R>) -> bool {
+    let properties = client.properties();
+    let hardware = &properties.hardware;
+    hardware.plane_size_min == 32
+        && hardware.plane_size_max == 32
+        && properties.features.plane.contains(Plane::Ops)
 }
 
 /// The element type in which tensor cores multiply `dtype`.

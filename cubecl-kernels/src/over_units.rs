@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-/// Entries of the second stage.
+/// Entries of the second stage where units can not exchange values.
 const STAGE: usize = 32;
 
 /// What becomes of the values.
@@ -12,34 +12,64 @@ pub(crate) enum Reduction {
     Highest,
 }
 
-/// The sum or the highest of the values of all units of a cube, in two stages through `entries`, one
-/// for each unit. There are at least [`STAGE`] units.
+/// How the units of a cube reduce their values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OverUnits {
+    /// A multiple of 32.
+    pub units: usize,
+    /// Whether planes are of 32 units that can exchange values.
+    pub shuffles: bool,
+}
+
+impl OverUnits {
+    /// Entries in shared memory.
+    pub fn entries(&self) -> usize {
+        match self.shuffles {
+            true => self.units / 32,
+            false => self.units,
+        }
+    }
+}
+
+/// The sum or the highest of the values of all units of a cube: of each plane by shuffles, and of the planes
+/// through `entries`, or else in two stages through `entries`.
+///
+/// A barrier has to come before `entries` are used again.
 #[cube]
 pub(crate) fn over_units(
     entries: &mut Shared<[f32]>,
     own: f32,
-    #[comptime] units: usize,
+    #[comptime] over: OverUnits,
     #[comptime] reduction: Reduction,
 ) -> f32 {
     let unit = UNIT_POS as usize;
-    entries[unit] = own;
-    sync_cube();
     let mut all = own;
-    if unit < STAGE {
-        let mut at = unit + STAGE;
-        while at < units {
-            all = combine(all, entries[at], reduction);
-            at += STAGE;
+    if comptime!(over.shuffles) {
+        #[unroll]
+        for i in 0..5u32 {
+            all = combine(all, plane_shuffle_xor(all, comptime!(1u32 << i)), reduction);
         }
-        entries[unit] = all;
+        if unit % 32 == 0 {
+            entries[unit / 32] = all;
+        }
+    } else {
+        entries[unit] = own;
+        sync_cube();
+        if unit < STAGE {
+            let mut at = unit + STAGE;
+            while at < comptime!(over.units) {
+                all = combine(all, entries[at], reduction);
+                at += STAGE;
+            }
+            entries[unit] = all;
+        }
     }
     sync_cube();
     let mut all = entries[0];
     #[unroll]
-    for i in 1..STAGE {
+    for i in 1..comptime!(over.entries().min(STAGE)) {
         all = combine(all, entries[i], reduction);
     }
-    sync_cube();
     all
 }
 

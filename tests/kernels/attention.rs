@@ -3,7 +3,7 @@
 use cubecl::ir::IntKind;
 use cubecl::prelude::*;
 use cubecl_kernels::attention::{
-    Angles, AppendKeyValue, Attention, OwnToken, RotateRows, TurnedQuery, Visible,
+    Angles, AppendKeyValue, Attention, OwnTokens, RotateRows, TurnedQuery, Visible,
     append_key_value, attention, rotate_rows, scratch_elements,
 };
 use cubecl_kernels::{KernelError, Strategy};
@@ -21,7 +21,7 @@ on_every_device! {
     many_queries_match_the_reference
     a_single_query_matches_the_reference
     keys_behind_a_position_on_the_device_are_not_read
-    a_token_that_is_attended_is_appended_as_well
+    tokens_that_are_attended_are_appended_as_well
     rows_are_appended_at_the_position_and_nothing_else_changes
     rows_turn_by_their_angles
     sizes_that_do_not_fit_are_errors
@@ -325,28 +325,37 @@ fn rows_are_appended_at_the_position_and_nothing_else_changes<R: Runtime>(
 }
 
 /// The cache as [`append_key_value`] leaves it, and attention to that.
-fn a_token_that_is_attended_is_appended_as_well<R: Runtime>(client: &ComputeClient<R>) {
+fn tokens_that_are_attended_are_appended_as_well<R: Runtime>(client: &ComputeClient<R>) {
     for dtype in Dtype::ALL {
-        for (heads, [keys, width, at], angle_rows) in [
-            ([1, 4, 4], [300, 64, 150], Some(1)),
-            ([2, 4, 2], [1000, 128, 999], Some(2)),
+        for (heads, [tokens, keys, width, at], angle_rows) in [
+            ([1, 4, 4], [1, 300, 64, 150], Some(1)),
+            ([2, 4, 2], [1, 1000, 128, 999], Some(2)),
             // Nothing before it; one cube for each head; a place past the end.
-            ([1, 6, 3], [70, 128, 0], None),
-            ([2, 3, 1], [40, 32, 17], Some(1)),
-            ([1, 2, 2], [64, 64, 64], Some(1)),
+            ([1, 6, 3], [1, 70, 128, 0], None),
+            ([2, 3, 1], [1, 40, 32, 17], Some(1)),
+            ([1, 2, 2], [1, 64, 64, 64], Some(1)),
+            // Several: alone, behind others, and with places past the end for some and for all.
+            ([1, 3, 3], [130, 130, 64, 0], None),
+            ([2, 4, 2], [77, 200, 64, 54], None),
+            ([1, 4, 1], [70, 300, 72, 128], None),
+            ([1, 2, 1], [90, 200, 128, 130], None),
+            ([1, 2, 2], [5, 64, 64, 64], None),
         ] {
-            let sizes = sizes(heads, [1, keys, width]);
+            let sizes = sizes(heads, [tokens, keys, width]);
             let [batch, key_heads, ..] = sizes.key();
             let setting = Setting::plain(dtype, Strategy::Auto);
             let rng = &mut StdRng::seed_from_u64(11);
-            let row = [batch, key_heads, 1, width];
+            let row = [batch, key_heads, tokens, width];
             let on_device = |shape: [usize; 4], values: &[f64]| {
                 DeviceTensor::with_values(client, &shape, Layout::Contiguous, dtype, values)
             };
-            let [query, key, value] = [sizes.query(), row, row].map(|shape| {
+            // Heads lie within tokens, as layers leave them.
+            let rows = [sizes.query(), row, row].map(|shape| {
                 let [b, h, t, w] = shape;
-                on_device(shape, &Blocks::random([b * h, t, w], dtype, rng).values)
+                let rows = Blocks::random([b * h, t, w], dtype, rng).values;
+                (on_device([b, t, h, w], &swapped(&rows, shape)), rows)
             });
+            let [query, key, value] = rows.each_ref().map(|(tensor, _)| by_head(tensor.binding()));
             // What is in the cache from there on is not read.
             let before = [(); 2].map(|()| {
                 let mut rows = Blocks::random([batch * key_heads, keys, width], dtype, rng).values;
@@ -372,16 +381,16 @@ fn a_token_that_is_attended_is_appended_as_well<R: Runtime>(client: &ComputeClie
             });
             let cache = || before.each_ref().map(|rows| on_device(sizes.key(), rows));
             let (found, expected) = (cache(), cache());
-            let output = setting.output(client, &[batch, 1, sizes.heads, width]);
+            let output = setting.output(client, &[batch, tokens, sizes.heads, width]);
             let scale = 4.0 / (width as f64).sqrt();
             let together = Attention {
-                query: query.binding(),
+                query: query.clone(),
                 key: found[0].binding(),
                 value: found[1].binding(),
                 position: Some(position(client, at)),
-                own: Some(OwnToken {
-                    key: key.binding(),
-                    value: value.binding(),
+                own: Some(OwnTokens {
+                    key: key.clone(),
+                    value: value.clone(),
                     angles: angles.clone(),
                 }),
                 partial: None,
@@ -395,10 +404,10 @@ fn a_token_that_is_attended_is_appended_as_well<R: Runtime>(client: &ComputeClie
             }
             let turned = setting.output(client, &sizes.query());
             let append = AppendKeyValue {
-                key: key.binding(),
-                value: value.binding(),
+                key,
+                value,
                 turned: angles.clone().map(|angles| TurnedQuery {
-                    query: query.binding(),
+                    query,
                     angles,
                     output: turned.binding(),
                 }),
@@ -421,12 +430,12 @@ fn a_token_that_is_attended_is_appended_as_well<R: Runtime>(client: &ComputeClie
             }
             let turned = match angles {
                 Some(_) => turned.read(client),
-                None => query.read(client),
+                None => rows[0].1.clone(),
             };
             let [keys_after, values_after] =
                 expected.map(|rows| Blocks::new(batch * key_heads, keys, width, rows));
             let rows = [
-                Blocks::new(batch * sizes.heads, 1, width, turned),
+                Blocks::new(batch * sizes.heads, tokens, width, turned),
                 keys_after,
                 values_after,
             ];
@@ -551,7 +560,7 @@ fn sizes_that_do_not_fit_are_errors<R: Runtime>(client: &ComputeClient<R>) {
             key: tensor(key),
             value: tensor(value),
             position: None,
-            own: own.map(|row| OwnToken {
+            own: own.map(|row| OwnTokens {
                 key: tensor(row),
                 value: tensor(row),
                 angles: None,
@@ -589,7 +598,10 @@ fn sizes_that_do_not_fit_are_errors<R: Runtime>(client: &ComputeClient<R>) {
     let row = Some([1, 2, 1, 8]);
     assert!(matches!(
         run_beside([1, 2, 2, 8], good, good, Visible::Causal, row),
-        Err(KernelError::InvalidConfig { actual: 2, .. })
+        Err(KernelError::Shape {
+            operand: "own key",
+            ..
+        })
     ));
     assert!(matches!(
         run_beside(

@@ -7,7 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 use burn_cubecl::{CubeBackend, CubeRuntime};
 use cubecl::prelude::{ElemType, TensorBinding};
 use cubecl_kernels::attention::{
-    self, Angles, AppendKeyValue, Attention, OwnToken, RotateRows, TurnedQuery, scratch_elements,
+    self, Angles, AppendKeyValue, Attention, OwnTokens, RotateRows, TurnedQuery, scratch_elements,
 };
 use cubecl_kernels::norm::{self, AddNorm, Norm, Residual};
 use cubecl_kernels::{KernelError, Strategy};
@@ -114,7 +114,7 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
                     (&new.query, &new.key, &new.value, Some(turns))
                 }
             };
-            let own = OwnToken {
+            let own = OwnTokens {
                 key: key.clone().binding(),
                 value: value.clone().binding(),
                 angles: turns,
@@ -122,8 +122,8 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
             let seen = (attention::Visible::Causal, Some(first(&position)));
             attend([query, &keys, &values], seen, Some(own), scale)
         };
-        let alone = new.query().meta.shape()[2] == 1 && matches!(visible, Visible::Causal { .. });
-        let served = match alone && keys.can_mut() && values.can_mut() {
+        let causal = matches!(visible, Visible::Causal { .. });
+        let served = match causal && keys.can_mut() && values.can_mut() {
             true => served(launch()),
             false => None,
         };
@@ -237,12 +237,12 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
     }
 }
 
-/// Attends queries to keys and values by a kernel, with what comes with a single query;
+/// Attends queries to keys and values by a kernel, with what comes with them to be appended;
 /// `[batch, tokens, heads, width]`.
 fn attend<R: CubeRuntime>(
     [query, key, value]: [&CubeTensor<R>; 3],
     (visible, position): (attention::Visible, Option<(TensorBinding<R>, ElemType)>),
-    own: Option<OwnToken<R>>,
+    own: Option<OwnTokens<R>>,
     scale: f64,
 ) -> Result<CubeTensor<R>, KernelError> {
     let client = &query.client;

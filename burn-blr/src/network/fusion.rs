@@ -83,9 +83,10 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [batch, heads, tokens, width] = new.query().shape.dims();
+        // What a kernel may serve as a whole: a token, or several that do not turn.
+        let still = matches!(new, NewRows::Still { .. }) && new.query().dtype != DType::F32;
         let (queries, at) = match visible {
-            // The one case that a kernel may serve as a whole.
-            Visible::Causal { queries, keys } if tokens == 1 => (queries, keys),
+            Visible::Causal { queries, keys } if tokens == 1 || still => (queries, keys),
             visible => {
                 return append_then_attend::<Self>(
                     keys, values, new, position, slots, visible, scale,

@@ -263,7 +263,8 @@ pub fn append_turned(
 }
 
 /// [`append_turned`], or [`append_key_value`] without angles, and [`attention`] to the cache that comes of it;
-/// for a single token one launch where the device can, since nobody has to read what is appended.
+/// for a single token, and for several that do not turn, one launch where the device can, since nobody has to
+/// read what is appended.
 ///
 /// # Shapes
 ///

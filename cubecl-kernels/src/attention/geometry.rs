@@ -2,7 +2,7 @@
 
 use cubecl::prelude::*;
 
-use super::problem::{AttentionProblem, OwnRow, RowStrides};
+use super::problem::{AttentionProblem, OwnRows, RowStrides};
 
 /// Elements between neighbours of a tensor `[batch, heads, tokens, width]` whose features are
 /// contiguous.
@@ -47,13 +47,13 @@ pub(crate) struct AttentionGeometry {
     pub scale: f32,
 }
 
-/// Strides of the row of a query's own token, known at run time only.
+/// Strides of the rows of the queries' own tokens, known at run time only.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 #[expand(derive(Clone, Copy))]
 pub(crate) struct OwnGeometry {
-    /// Strides of the key.
+    /// Strides of their keys.
     pub key: Rows,
-    /// Strides of the value.
+    /// Strides of their values.
     pub value: Rows,
     /// Angles from one row of the batch to the next.
     pub angles: usize,
@@ -78,8 +78,8 @@ pub(crate) fn geometry<R: Runtime>(problem: &AttentionProblem) -> AttentionGeome
     )
 }
 
-/// Strides of the row of a query's own token, for a kernel; zeros where there is none.
-pub(crate) fn own_geometry<R: Runtime>(own: Option<OwnRow>) -> OwnGeometryLaunch<R> {
+/// Strides of the rows of the queries' own tokens, for a kernel; zeros where there are none.
+pub(crate) fn own_geometry<R: Runtime>(own: Option<OwnRows>) -> OwnGeometryLaunch<R> {
     let own = own.unwrap_or_default();
     let of_batch = own.angles.map_or(0, |angles| angles.of_batch);
     OwnGeometryLaunch::new(rows(own.key), rows(own.value), of_batch)

@@ -17,15 +17,15 @@ use crate::strategy::Strategy;
 /// Units of a cube that joins shares.
 const JOINING_UNITS: u32 = 128;
 
-/// Key and value of the query's own token, which come with it: they become row `position` of the cache.
-/// Rows past its end are left out. The query sees the rows before, and this one.
+/// Keys and values of the queries' own tokens, which come with them: they become the rows of the cache from
+/// `position` on. Rows past its end are left out. A query sees the rows before, and these up to its own.
 #[derive(Clone, Debug)]
-pub struct OwnToken<R: Runtime> {
-    /// `[batch, key heads, 1, width]`.
+pub struct OwnTokens<R: Runtime> {
+    /// `[batch, key heads, tokens, width]`.
     pub key: TensorBinding<R>,
     /// The same.
     pub value: TensorBinding<R>,
-    /// What query and key turn by, where they do.
+    /// What query and key turn by, where they do; of a single token only.
     pub angles: Option<Angles<R>>,
 }
 
@@ -41,8 +41,8 @@ pub struct Attention<R: Runtime> {
     /// How many keys come before the first query, `[1]`, and its integer type. Without, the last
     /// query is at the last key. Only causal attention looks at it.
     pub position: Option<(TensorBinding<R>, ElemType)>,
-    /// What is appended to `key` and `value` on the way; of a single query only.
-    pub own: Option<OwnToken<R>>,
+    /// What is appended to `key` and `value` on the way; attention is causal then.
+    pub own: Option<OwnTokens<R>>,
     /// Scratch of [`scratch_elements`] elements of `f32`; may be left out where those are none.
     pub partial: Option<TensorBinding<R>>,
     /// Written, `[batch, heads, tokens, width]`.
@@ -73,7 +73,8 @@ pub fn scratch_elements<R: Runtime>(
 /// [`KernelError::Shape`], [`KernelError::Buffer`] or [`KernelError::InvalidConfig`] if a tensor is
 /// not as [`Attention`] says, [`KernelError::Unavailable`] if no kernel serves the device, the element
 /// type and the layout: several queries need tensor cores, 16-bit elements and heads of up to 128
-/// features; an appended token needs clusters and rows at multiples of 16 bytes. Nothing is launched then.
+/// features; appended tokens need rows at multiples of 16 bytes, a single one clusters, several that they
+/// do not turn. Nothing is launched then.
 pub fn attention<R: Runtime>(
     client: &ComputeClient<R>,
     operands: Attention<R>,
@@ -158,8 +159,13 @@ pub fn attention<R: Runtime>(
                 key,
                 value,
                 position.into(),
+                own_key.into(),
+                own_value.into(),
+                keys.into(),
+                values.into(),
                 buffer(output),
                 geometry(&problem),
+                own_geometry(problem.own),
                 blueprint,
                 dtype,
                 index,

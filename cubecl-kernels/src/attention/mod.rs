@@ -17,6 +17,6 @@ mod problem;
 mod rotate;
 
 pub use append::{AppendKeyValue, TurnedQuery, append_key_value};
-pub use launch::{Attention, OwnToken, attention, scratch_elements};
+pub use launch::{Attention, OwnTokens, attention, scratch_elements};
 pub use problem::Visible;
 pub use rotate::{Angles, RotateRows, rotate_rows};

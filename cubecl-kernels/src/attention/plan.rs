@@ -1,13 +1,13 @@
 //! Which kernel serves an attention.
 
-use cubecl::features::Plane;
 use cubecl::prelude::*;
 
-use super::problem::{AttentionProblem, OwnRow, Visible};
+use super::problem::{AttentionProblem, OwnRows, Visible};
 use crate::context::Context;
-use crate::device::{check_cube, mma_element, processors};
+use crate::device::{check_cube, mma_element, processors, shuffles};
 use crate::error::{KernelError, Missing};
 use crate::mma::panel::Panel;
+use crate::over_units::OverUnits;
 use crate::product::Along;
 use crate::ptx::MmaElement;
 use crate::strategy::Strategy;
@@ -24,7 +24,7 @@ pub(crate) const WEIGHTS: usize = 1024;
 /// Keys and values of a step of a plane's ring, for a single query.
 pub(crate) const RING_KEYS: usize = 8;
 
-/// Bytes of a copy to a ring: so many elements have to be a piece of a row.
+/// Bytes of a copy to a ring, or of an appended row to the cache: so many elements have to be a piece of a row.
 pub(crate) const COPY_BYTES: usize = 16;
 
 /// Bytes of the rings of a cube that leave room for three cubes in a multiprocessor of compute capability
@@ -87,6 +87,8 @@ pub(crate) struct FlashBlueprint {
     /// Bytes of one copy.
     pub copy_bytes: usize,
     pub visible: Visible,
+    /// Whether keys and values of the queries' own tokens come with them.
+    pub own: bool,
 }
 
 impl FlashBlueprint {
@@ -192,6 +194,14 @@ impl SingleBlueprint {
         self.units / self.pieces()
     }
 
+    /// How units that have no rings reduce what they have.
+    pub fn over_units(&self) -> OverUnits {
+        OverUnits {
+            units: self.units,
+            shuffles: self.lanes > 1,
+        }
+    }
+
     /// Vectors of the sums of all groups.
     pub fn sums(&self) -> usize {
         self.groups() * self.pieces()
@@ -231,16 +241,12 @@ impl SingleBlueprint {
         fits.then_some(rings)
     }
 
-    /// Checks that pieces of the row of the query's own token can be read together, and turned by halves.
-    fn check_own(&self, own: &OwnRow, element_bytes: usize) -> Result<(), KernelError> {
-        let rows = [own.key, own.value];
-        let whole = rows
-            .iter()
-            .all(|row| row.allows_vectors(self.vector, element_bytes));
+    /// Checks that the row of the query's own token can be turned by halves.
+    fn check_own(&self, own: &OwnRows) -> Result<(), KernelError> {
         let halves = own
             .angles
             .is_none_or(|angles| angles.aligned && self.pieces().is_multiple_of(2));
-        match whole && halves {
+        match halves {
             true => Ok(()),
             false => Err(KernelError::Unavailable(Missing::TensorLayout)),
         }
@@ -255,12 +261,15 @@ impl SingleBlueprint {
         }
     }
 
-    /// Bytes of shared memory: rings and an end for each plane, or the query, weights and one entry per
-    /// unit; the sums of all groups, and what a cluster is joined in.
+    /// Bytes of shared memory: rings and an end for each plane, or the query, weights and what units reduce
+    /// through; the sums of all groups, and what a cluster is joined in.
     pub fn shared_bytes(&self) -> usize {
         let joined = self.groups() * self.width + self.width + 2;
         match self.stages {
-            0 => size_of::<f32>() * (self.width + WEIGHTS + self.units + joined),
+            0 => {
+                let entries = self.over_units().entries();
+                size_of::<f32>() * (self.width + WEIGHTS + entries + joined)
+            }
             _ => {
                 let rows = self.rows() * COPY_BYTES;
                 self.ring_bytes() + rows + size_of::<f32>() * (2 * self.planes() + joined)
@@ -282,19 +291,11 @@ impl AttentionPlan {
         let bytes = context.element_bytes;
         let exact = matches!(context.strategy, Strategy::Naive | Strategy::Tiled);
         if problem.tokens == 1 {
-            let hardware = &context.client.properties().hardware;
-            let planes_of_32 = hardware.plane_size_min == 32 && hardware.plane_size_max == 32;
-            let shuffles = context
-                .client
-                .properties()
-                .features
-                .plane
-                .contains(Plane::Ops);
             let registers = SingleBlueprint {
                 width: problem.width,
                 vector: problem.vector(16 / bytes, bytes),
                 units: SINGLE_UNITS,
-                lanes: if planes_of_32 && shuffles { 8 } else { 1 },
+                lanes: if shuffles(context.client) { 8 } else { 1 },
                 stages: 0,
                 splits: splits(context.client, problem.batch * problem.heads, problem.keys),
                 visible: problem.visible,
@@ -315,7 +316,7 @@ impl AttentionPlan {
                     return Err(KernelError::Unavailable(Missing::Clusters));
                 }
                 let blueprint = rings.ok_or(KernelError::Unavailable(Missing::TensorLayout))?;
-                blueprint.check_own(own, bytes)?;
+                blueprint.check_own(own)?;
                 let blueprint = SingleBlueprint {
                     own: true,
                     ..blueprint
@@ -338,7 +339,10 @@ impl AttentionPlan {
                 context.dtype,
             )));
         }
-        if copy_bytes < 4 || problem.width > MAX_WIDTH {
+        // Own rows that turn would be turned by every cube that reads them.
+        let whole = |own: &OwnRows| own.angles.is_none() && copy_bytes == COPY_BYTES;
+        let own_fits = problem.own.as_ref().is_none_or(whole);
+        if copy_bytes < 4 || problem.width > MAX_WIDTH || !own_fits {
             return Err(KernelError::Unavailable(Missing::TensorLayout));
         }
         let blueprint = FlashBlueprint {
@@ -347,6 +351,7 @@ impl AttentionPlan {
             planes: 4,
             copy_bytes,
             visible: problem.visible,
+            own: problem.own.is_some(),
         };
         blueprint.validate(context)?;
         Ok(Self::Flash(blueprint))

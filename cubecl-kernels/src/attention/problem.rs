@@ -57,9 +57,9 @@ impl RowStrides {
     }
 }
 
-/// Key and value of the query's own token.
+/// Keys and values of the queries' own tokens.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OwnRow {
+pub(crate) struct OwnRows {
     pub key: RowStrides,
     pub value: RowStrides,
     pub angles: Option<OwnAngles>,
@@ -89,7 +89,7 @@ pub(crate) struct AttentionProblem {
     pub key: RowStrides,
     pub value: RowStrides,
     pub out: RowStrides,
-    pub own: Option<OwnRow>,
+    pub own: Option<OwnRows>,
 }
 
 impl AttentionProblem {
@@ -131,16 +131,9 @@ impl AttentionProblem {
         context.output("output", &operands.output, &[batch, heads, tokens, width])?;
         let own = match &operands.own {
             Some(own) => {
-                if tokens != 1 {
-                    return Err(KernelError::InvalidConfig {
-                        what: "the number of queries beside one token's key and value",
-                        actual: tokens,
-                        required: Requirement::Exactly(1),
-                    });
-                }
-                let row = [batch, key_heads, tokens, width];
-                context.input("own key", &own.key, &row)?;
-                context.input("own value", &own.value, &row)?;
+                let own_rows = [batch, key_heads, tokens, width];
+                context.input("own key", &own.key, &own_rows)?;
+                context.input("own value", &own.value, &own_rows)?;
                 context.output("key", &operands.key, &rows)?;
                 context.output("value", &operands.value, &rows)?;
                 let angles = own.angles.as_ref().map(|angles| {
@@ -149,7 +142,7 @@ impl AttentionProblem {
                         aligned: angles.allow_vectors(4),
                     })
                 });
-                Some(OwnRow {
+                Some(OwnRows {
                     key: RowStrides::new(&own.key)?,
                     value: RowStrides::new(&own.value)?,
                     angles: angles.transpose()?,
@@ -177,10 +170,12 @@ impl AttentionProblem {
     /// The most elements, up to `most`, that rows of all operands can be cut into.
     pub fn vector(&self, most: usize, bytes: usize) -> usize {
         let operands = [self.query, self.key, self.value, self.out];
+        let own = self.own.iter().flat_map(|own| [own.key, own.value]);
         let fits = |vector: usize| {
             self.width.is_multiple_of(vector)
                 && operands
-                    .iter()
+                    .into_iter()
+                    .chain(own.clone())
                     .all(|operand| operand.allows_vectors(vector, bytes))
         };
         widest_vector(most, fits)

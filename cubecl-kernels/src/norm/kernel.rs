@@ -3,7 +3,7 @@
 use cubecl::prelude::*;
 
 use super::launch::Norm;
-use crate::over_units::{Reduction, over_units};
+use crate::over_units::{OverUnits, Reduction, over_units};
 
 /// Sizes and strides, in vectors.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
@@ -38,7 +38,8 @@ pub(crate) struct RowAxes {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct NormBlueprint {
     pub norm: Norm,
-    pub units: usize,
+    /// The units of a cube.
+    pub over: OverUnits,
     /// Vectors of a unit.
     pub held: usize,
     /// Elements of a vector.
@@ -73,7 +74,8 @@ pub(crate) fn add_norm_rows<T: Float, S: Float, N: Size>(
     #[define(T)] _dtype: ElemType,
     #[define(S)] _affine: ElemType,
 ) {
-    let units = comptime!(blueprint.units);
+    let over = comptime!(blueprint.over);
+    let units = comptime!(over.units);
     let held = comptime!(blueprint.held);
     let unit = UNIT_POS as usize;
     let row = CUBE_POS;
@@ -81,7 +83,6 @@ pub(crate) fn add_norm_rows<T: Float, S: Float, N: Size>(
         terminate!();
     }
     let (batch, token) = (row / geometry.tokens, row % geometry.tokens);
-    let mut entries = Shared::<[f32]>::new_slice(units);
     let mut values = Array::<Vector<f32, N>>::new(held);
     let from = row_start(&geometry.input, batch, token);
 
@@ -129,13 +130,30 @@ pub(crate) fn add_norm_rows<T: Float, S: Float, N: Size>(
         }
     }
 
+    // On their way while the row is reduced.
+    let mut scales = Array::<Vector<f32, N>>::new(held);
+    let mut shifts = Array::<Vector<f32, N>>::new(held);
+    #[unroll]
+    for i in 0..held {
+        let piece = min(unit + comptime!(i * units), geometry.pieces - 1);
+        #[comptime]
+        if let ComptimeOption::Some(scale) = &scale {
+            scales[i] = Vector::cast_from(scale[batch * geometry.scale + piece]);
+        }
+        #[comptime]
+        if let ComptimeOption::Some(shift) = &shift {
+            shifts[i] = Vector::cast_from(shift[batch * geometry.shift + piece]);
+        }
+    }
+
     if comptime!(blueprint.norm == Norm::Layer) {
+        let mut entries = Shared::<[f32]>::new_slice(comptime!(over.entries()));
         let mut own = 0.0f32.runtime();
         #[unroll]
         for i in 0..held {
             own += elements(values[i], blueprint.vector);
         }
-        let mean = over_units(&mut entries, own, units, Reduction::Sum) / geometry.features;
+        let mean = over_units(&mut entries, own, over, Reduction::Sum) / geometry.features;
         #[unroll]
         for i in 0..held {
             if unit + comptime!(i * units) < geometry.pieces {
@@ -143,12 +161,13 @@ pub(crate) fn add_norm_rows<T: Float, S: Float, N: Size>(
             }
         }
     }
+    let mut entries = Shared::<[f32]>::new_slice(comptime!(over.entries()));
     let mut own = 0.0f32.runtime();
     #[unroll]
     for i in 0..held {
         own += elements(values[i] * values[i], blueprint.vector);
     }
-    let square = over_units(&mut entries, own, units, Reduction::Sum) / geometry.features;
+    let square = over_units(&mut entries, own, over, Reduction::Sum) / geometry.features;
     let factor = 1.0f32 / (square + geometry.epsilon).sqrt();
 
     let to = row_start(&geometry.output, batch, token);
@@ -158,17 +177,16 @@ pub(crate) fn add_norm_rows<T: Float, S: Float, N: Size>(
         if piece < geometry.pieces {
             let mut value = values[i] * Vector::new(factor);
             #[comptime]
-            if let ComptimeOption::Some(scale) = &scale {
-                let by = Vector::<f32, N>::cast_from(scale[batch * geometry.scale + piece]);
+            if let ComptimeOption::Some(_) = &scale {
                 if comptime!(blueprint.modulated) {
-                    value *= by + Vector::new(1.0f32);
+                    value *= scales[i] + Vector::new(1.0f32);
                 } else {
-                    value *= by;
+                    value *= scales[i];
                 }
             }
             #[comptime]
-            if let ComptimeOption::Some(shift) = &shift {
-                value += Vector::cast_from(shift[batch * geometry.shift + piece]);
+            if let ComptimeOption::Some(_) = &shift {
+                value += shifts[i];
             }
             output[to + piece] = Vector::cast_from(value);
         }

@@ -4,9 +4,10 @@ use cubecl::prelude::*;
 
 use super::kernel::{NormBlueprint, NormGeometryLaunch, RowAxesLaunch, add_norm_rows};
 use crate::context::Context;
-use crate::device::{check_cube, cubes_for_elements};
+use crate::device::{check_cube, cubes_for_elements, shuffles};
 use crate::error::{KernelError, Missing};
 use crate::operand::{axis_size, buffer, check_input, widest_vector};
+use crate::over_units::OverUnits;
 use crate::strategy::Strategy;
 
 /// Most vectors that a unit holds.
@@ -142,9 +143,13 @@ pub fn add_norm<R: Runtime>(
     let vector = vector(all.into_iter().flatten(), features)?;
     let pieces = features / vector;
     let units = pieces.next_multiple_of(32).clamp(32, 256);
+    let over = OverUnits {
+        units,
+        shuffles: shuffles(client),
+    };
     let blueprint = NormBlueprint {
         norm,
-        units,
+        over,
         held: pieces.div_ceil(units),
         vector,
         modulated,
@@ -152,7 +157,8 @@ pub fn add_norm<R: Runtime>(
     if blueprint.held > MAX_HELD {
         return Err(KernelError::Unavailable(Missing::TensorLayout));
     }
-    check_cube(client, units, units * size_of::<f32>())?;
+    // Those of the mean, and of the square.
+    check_cube(client, units, 2 * over.entries() * size_of::<f32>())?;
     let count = cubes_for_elements(client, rows, 1)?;
     let address = context.address_type(rows)?;
     let rows_of = |binding: Option<&TensorBinding<R>>| {

@@ -5,13 +5,13 @@ use core::f32::consts::LOG2_E;
 use cubecl::prelude::*;
 
 use super::HIDDEN;
-use crate::attention::geometry::{AttentionGeometry, Rows, first_query};
-use crate::attention::plan::{FlashBlueprint, STEP_KEYS};
+use crate::attention::geometry::{AttentionGeometry, OwnGeometry, Rows, first_query};
+use crate::attention::plan::{COPY_BYTES, FlashBlueprint, STEP_KEYS};
 use crate::attention::problem::Visible;
 use crate::mma::panel::{Panel, Side, Source, cursor, fragment, lane, start_copies};
 use crate::ptx::{
-    Quad, commit_copies, exp2, global_address, multiply_add, pack, shared_address, store_global,
-    wait_copies, written_address,
+    Quad, commit_copies, exp2, global_address, load_constant_quad, multiply_add, pack,
+    shared_address, store_global, wait_copies, written_address,
 };
 
 /// Pairs of 8 keys in a step.
@@ -21,14 +21,23 @@ const KEY_FRAGMENTS: usize = STEP_KEYS / 16;
 ///
 /// The scores of a step are in registers as a product leaves them, two rows of each plane's 16 per
 /// lane; packed, they are the left operand of the product with the values.
+///
+/// Keys and values of the queries' own tokens may come with them: they are read from there, in steps behind
+/// those of the cache, and the cubes of one query head of each key head append them to `keys` and
+/// `values`, which are `key` and `value`.
 #[cube(launch_unchecked, address_type = "dynamic")]
 pub(crate) fn flash_attention<T: Float, I: Int>(
     query: &[T],
     key: &[T],
     value: &[T],
     position: ComptimeOption<&[I]>,
+    own_key: ComptimeOption<&[T]>,
+    own_value: ComptimeOption<&[T]>,
+    keys: ComptimeOption<&mut [T]>,
+    values: ComptimeOption<&mut [T]>,
     out: &mut [T],
     geometry: AttentionGeometry,
+    own: OwnGeometry,
     #[comptime] blueprint: FlashBlueprint,
     #[define(T)] _dtype: ElemType,
     #[define(I)] _index: ElemType,
@@ -39,12 +48,21 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
     let batch = CUBE_POS_Z as usize;
     // The last queries see most keys: they begin first.
     let row = (CUBE_COUNT_Y - CUBE_POS_Y) * rows - rows;
-    let keys = geometry.keys as u32;
+    let capacity = geometry.keys as u32;
     let mut first = 0u32.runtime();
-    let mut seen = keys;
-    if comptime!(causal) {
+    // Rows of the cache that this cube reads, and steps of them before those of the queries' own tokens.
+    let mut seen = capacity;
+    let mut cached_steps = 0u32.runtime();
+    let mut own_seen = 0u32.runtime();
+    if comptime!(blueprint.own) {
         first = first_query::<I>(&position, &geometry);
-        seen = min(keys, first + row + rows);
+        seen = min(capacity, first);
+        cached_steps = seen.div_ceil(comptime!(STEP_KEYS as u32));
+        // Those that the cache has no place for are left out.
+        own_seen = min(min(geometry.tokens as u32, row + rows), capacity - seen);
+    } else if comptime!(causal) {
+        first = first_query::<I>(&position, &geometry);
+        seen = min(capacity, first + row + rows);
     }
 
     let key_head = head / geometry.shared;
@@ -57,15 +75,19 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
         blueprint,
     );
     let key_source = source::<T>(key, &geometry.key, batch, key_head, seen, blueprint);
-    let value_rows = source::<T>(value, &geometry.value, batch, key_head, seen, blueprint);
-    // The values are the right operand of a product whose depth is the keys.
-    let value_source = Source {
-        address: value_rows.address,
-        line_stride: value_rows.depth_stride,
-        depth_stride: value_rows.line_stride,
-        lines: value_rows.depth,
-        depth: value_rows.lines,
-    };
+    let value_source = source::<T>(value, &geometry.value, batch, key_head, seen, blueprint);
+    let own_keys = own_source::<T>(
+        own_key, &own.key, batch, key_head, own_seen, key_source, blueprint,
+    );
+    let own_values = own_source::<T>(
+        own_value,
+        &own.value,
+        batch,
+        key_head,
+        own_seen,
+        value_source,
+        blueprint,
+    );
 
     let memory =
         Shared::<[u32]>::new_aligned_slice(comptime!(blueprint.shared_bytes() / 4), 1024usize);
@@ -77,16 +99,48 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
     let (query_panel, key_panel) = comptime!((blueprint.query_panel(), blueprint.key_panel()));
     let value_panel = comptime!(blueprint.value_panel());
     copy_rows(&query_source, row, base, query_panel, blueprint);
-    copy_rows(
-        &key_source,
+    let (from, at) = of_step(
+        key_source,
+        own_keys,
         0u32.runtime(),
+        cached_steps,
+        blueprint,
+    );
+    copy_rows(
+        &from,
+        at * comptime!(STEP_KEYS as u32),
         key_stages,
         key_panel,
         blueprint,
     );
     commit_copies();
-    copy_values(&value_source, 0u32.runtime(), value_stages, value_panel);
+    let (from, at) = of_step(
+        value_source,
+        own_values,
+        0u32.runtime(),
+        cached_steps,
+        blueprint,
+    );
+    copy_values(&from, at, value_stages, value_panel);
     commit_copies();
+    #[comptime]
+    if let (ComptimeOption::Some(keys), ComptimeOption::Some(values)) = (keys, values) {
+        if head % geometry.shared == 0 && row < own_seen {
+            let to = &geometry.key;
+            append_rows::<T>(&own_keys, keys, to, batch, key_head, row, first, blueprint);
+            let to = &geometry.value;
+            append_rows::<T>(
+                &own_values,
+                values,
+                to,
+                batch,
+                key_head,
+                row,
+                first,
+                blueprint,
+            );
+        }
+    }
 
     let plane = UNIT_POS / 32;
     let position_in_plane = UNIT_POS % 32;
@@ -102,7 +156,7 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
     let mut plane_limit = seen;
     limits[0] = seen;
     limits[1] = seen;
-    if comptime!(causal) {
+    if comptime!(causal && !blueprint.own) {
         limits[0] = min(seen, first + own_row + 1);
         limits[1] = min(seen, first + own_row + 9);
         plane_limit = min(seen, first + row + plane * 16 + 1);
@@ -125,11 +179,25 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
         totals[half] = 0.0f32.runtime();
     }
 
-    let steps = seen.div_ceil(comptime!(STEP_KEYS as u32));
+    let mut steps = seen.div_ceil(comptime!(STEP_KEYS as u32));
+    if comptime!(blueprint.own) {
+        steps = cached_steps + own_seen.div_ceil(comptime!(STEP_KEYS as u32));
+    }
     for step in 0..steps {
         let stage = (step % 2) * step_bytes;
         let next = ((step + 1) % 2) * step_bytes;
-        let start = step * comptime!(STEP_KEYS as u32);
+        let mut start = step * comptime!(STEP_KEYS as u32);
+        if comptime!(blueprint.own) {
+            if step == cached_steps {
+                // From here on keys are counted from the first of the queries' tokens.
+                limits[0] = min(own_seen, own_row + 1);
+                limits[1] = min(own_seen, own_row + 9);
+                plane_limit = min(own_seen, row + plane * 16 + 1);
+            }
+            if step >= cached_steps {
+                start -= cached_steps * comptime!(STEP_KEYS as u32);
+            }
+        }
         // The keys of this step have come; its values may be under way.
         wait_copies(1usize);
         sync_cube();
@@ -147,9 +215,10 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
             }
         }
         if step + 1 < steps {
+            let (from, at) = of_step(key_source, own_keys, step + 1, cached_steps, blueprint);
             copy_rows(
-                &key_source,
-                start + comptime!(STEP_KEYS as u32),
+                &from,
+                at * comptime!(STEP_KEYS as u32),
                 key_stages + next,
                 key_panel,
                 blueprint,
@@ -192,7 +261,8 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
         wait_copies(1usize);
         sync_cube();
         if step + 1 < steps {
-            copy_values(&value_source, step + 1, value_stages + next, value_panel);
+            let (from, at) = of_step(value_source, own_values, step + 1, cached_steps, blueprint);
+            copy_values(&from, at, value_stages + next, value_panel);
         }
         commit_copies();
         #[unroll]
@@ -289,6 +359,104 @@ fn source<T: Float>(
     }
 }
 
+/// The `lines` first rows of one head of the queries' own tokens; `other` where there are none.
+#[cube]
+fn own_source<T: Float>(
+    tensor: ComptimeOption<&[T]>,
+    rows: &Rows,
+    batch: usize,
+    head: usize,
+    lines: u32,
+    other: Source,
+    #[comptime] blueprint: FlashBlueprint,
+) -> Source {
+    #[comptime]
+    match tensor {
+        ComptimeOption::Some(tensor) => source::<T>(tensor, rows, batch, head, lines, blueprint),
+        ComptimeOption::None => other,
+    }
+}
+
+/// What step `step` reads, and which step of that it is: the cache in its first steps, the rows of the
+/// queries' own tokens behind them.
+#[cube]
+fn of_step(
+    cache: Source,
+    own: Source,
+    step: u32,
+    cached_steps: u32,
+    #[comptime] blueprint: FlashBlueprint,
+) -> (Source, u32) {
+    if comptime!(blueprint.own) {
+        let behind = step >= cached_steps;
+        let rows = Source {
+            address: select(behind, own.address, cache.address),
+            line_stride: select(behind, own.line_stride, cache.line_stride),
+            depth_stride: cache.depth_stride,
+            lines: select(behind, own.lines, cache.lines),
+            depth: cache.depth,
+        };
+        (rows, select(behind, step - cached_steps, step))
+    } else {
+        (cache, step)
+    }
+}
+
+/// Appends those of the queries' own tokens that are this cube's to one head of the cache, whose row `first` is
+/// that of the first token.
+#[cube]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "rows, and where in the cache they go"
+)]
+fn append_rows<T: Float>(
+    own: &Source,
+    cache: &mut [T],
+    rows: &Rows,
+    batch: usize,
+    head: usize,
+    row: u32,
+    first: u32,
+    #[comptime] blueprint: FlashBlueprint,
+) {
+    let bytes = comptime!(blueprint.element.bytes() as u64);
+    let pieces = comptime!((blueprint.width * blueprint.element.bytes() / COPY_BYTES) as u32);
+    let count = comptime!(blueprint.rows() as u32 * pieces);
+    let to = written_address::<T>(cache) + (batch * rows.batch + head * rows.head) as u64 * bytes;
+    let stride = rows.token as u64 * bytes;
+    let each = comptime!(count.div_ceil(blueprint.units() as u32));
+    let mut words = Array::<Quad<u32>>::new(comptime!(each as usize));
+    // All on their way before the first is stored; places past the end read the last row.
+    #[unroll]
+    for i in 0..each {
+        let (line, byte) = append_place(row, i, pieces, blueprint);
+        let line = u64::cast_from(min(line, own.lines - 1));
+        words[i as usize] = load_constant_quad(own.address + line * own.line_stride + byte);
+    }
+    #[unroll]
+    for i in 0..each {
+        let (line, byte) = append_place(row, i, pieces, blueprint);
+        let inside = UNIT_POS + comptime!(i * blueprint.units() as u32) < count;
+        if inside && line < own.lines {
+            let line = u64::cast_from(first + line);
+            store_global(to + line * stride + byte, words[i as usize], COPY_BYTES);
+        }
+    }
+}
+
+/// Row and first byte in it of what this unit appends with its `i`-th copy, of `pieces` for each row.
+#[cube]
+fn append_place(
+    row: u32,
+    #[comptime] i: u32,
+    #[comptime] pieces: u32,
+    #[comptime] blueprint: FlashBlueprint,
+) -> (u32, u64) {
+    let piece = UNIT_POS + comptime!(i * blueprint.units() as u32);
+    let byte = u64::cast_from(piece % pieces) * comptime!(COPY_BYTES as u64);
+    (row + piece / pieces, byte)
+}
+
 /// Starts the copies of all features of the rows from `line` on.
 #[cube]
 fn copy_rows(
@@ -311,8 +479,16 @@ fn copy_rows(
 
 /// Starts the copies of the values of a step.
 #[cube]
-fn copy_values(source: &Source, step: u32, stage: u32, #[comptime] panel: Panel) {
-    let mut cursor = cursor(source, UNIT_POS, 0u32.runtime(), step, panel);
+fn copy_values(rows: &Source, step: u32, stage: u32, #[comptime] panel: Panel) {
+    // They are the right operand of a product whose depth is the keys.
+    let source = Source {
+        address: rows.address,
+        line_stride: rows.depth_stride,
+        depth_stride: rows.line_stride,
+        lines: rows.depth,
+        depth: rows.lines,
+    };
+    let mut cursor = cursor(&source, UNIT_POS, 0u32.runtime(), step, panel);
     start_copies(&mut cursor, stage, panel);
 }
 

@@ -351,7 +351,8 @@ fn attend_through_registers<T: Float, N: Size>(
     let key_head = head / geometry.shared;
     let mut start = start;
     let mut weights = Shared::<[f32]>::new_slice(WEIGHTS);
-    let mut entries = Shared::<[f32]>::new_slice(units);
+    let over = comptime!(blueprint.over_units());
+    let mut entries = Shared::<[f32]>::new_slice(comptime!(over.entries()));
     let key_start = (batch * geometry.key.batch + key_head * geometry.key.head) / vector;
     let key_stride = geometry.key.token / vector;
     let value_stride = geometry.value.token / vector;
@@ -384,7 +385,7 @@ fn attend_through_registers<T: Float, N: Size>(
             geometry.scale,
             blueprint,
         );
-        let highest = over_units(&mut entries, max(own, maximum), units, Reduction::Highest);
+        let highest = over_units(&mut entries, max(own, maximum), over, Reduction::Highest);
         let correction = (maximum - highest).exp();
         maximum = highest;
         total *= correction;
@@ -418,7 +419,7 @@ fn attend_through_registers<T: Float, N: Size>(
         start += WEIGHTS;
     }
 
-    let all = over_units(&mut entries, total, units, Reduction::Sum);
+    let all = over_units(&mut entries, total, over, Reduction::Sum);
     if group < groups {
         sums[group * pieces + piece] = sum;
     }
