@@ -39,9 +39,6 @@ const MAX_REPLAYS: usize = 256;
 const SPREAD_BYTES: usize = 128 << 20;
 const MAX_COPIES: usize = 8;
 
-/// Tokens up to which nothing changes: a tensor-core product takes as many at least.
-const FEWEST_TOKENS: usize = 8;
-
 /// Classes of shapes that this process has measured.
 static MEASURED: AtomicUsize = AtomicUsize::new(0);
 
@@ -304,25 +301,4 @@ fn copies<R: Runtime>(
         ..factor.clone()
     }));
     factors
-}
-
-/// `tokens` rounded up, four steps to a power of two: all counts of a class share one result.
-pub(crate) fn token_class(tokens: usize) -> usize {
-    let tokens = tokens.max(FEWEST_TOKENS);
-    let step = (tokens.next_power_of_two() / 8).max(1);
-    tokens.next_multiple_of(step)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::token_class;
-
-    #[test]
-    fn token_classes_have_four_steps_to_a_power_of_two() {
-        let classes: Vec<usize> = [1, 7, 8, 9, 17, 785, 897, 1024, 1025, 16384]
-            .into_iter()
-            .map(token_class)
-            .collect();
-        assert_eq!(classes, [8, 8, 8, 10, 20, 896, 1024, 1024, 1280, 16384]);
-    }
 }

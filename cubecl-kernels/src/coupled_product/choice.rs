@@ -8,8 +8,8 @@ use crate::context::Context;
 use crate::couple::CoupleProblem;
 use crate::error::KernelError;
 use crate::product::ProductProblem;
+use crate::product::token_class;
 use crate::stream::plan::{StreamLines, ways};
-use crate::tuning::token_class;
 
 /// A plan by what sets it apart; the rest follows from the problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,13 +4,12 @@ use cubecl::prelude::*;
 
 use super::mma_plan::MmaBlueprint;
 use super::plan::{ProductPlan, TiledBlueprint};
-use super::problem::{ProductProblem, TokenAxis};
+use super::problem::{ProductProblem, TokenAxis, token_class};
 use super::wgmma_plan::WgmmaBlueprint;
 use crate::context::Context;
 use crate::device::mma_element;
 use crate::error::KernelError;
 use crate::stream::plan::{StreamBlueprint, StreamLines, ways};
-use crate::tuning::token_class;
 
 /// Tiles that are measured beside the plan of the cost model, at most.
 const MOST_TILES: usize = 4;

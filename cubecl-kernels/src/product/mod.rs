@@ -24,4 +24,4 @@ pub(crate) use launch::{
 };
 pub(crate) use pair::ProductPair;
 pub(crate) use plan::Along;
-pub(crate) use problem::{BiasView, ColumnSplit, ProductProblem, TokenAxis};
+pub(crate) use problem::{BiasView, ColumnSplit, ProductProblem, TokenAxis, token_class};

@@ -33,20 +33,15 @@ pub(crate) struct ProductProblem {
 }
 
 impl ProductProblem {
-    /// The same problem with its token count rounded up to a power of two, or to a multiple of
-    /// 1024.
+    /// The same problem with its token count rounded up as [`token_class`] has it.
     pub fn with_rounded_tokens(self) -> Self {
-        let round = |tokens: usize| match tokens {
-            0..=1024 => tokens.next_power_of_two(),
-            _ => tokens.next_multiple_of(1024),
-        };
         match self.tokens {
             TokenAxis::Rows => Self {
-                rows: round(self.rows),
+                rows: token_class(self.rows),
                 ..self
             },
             TokenAxis::Depth => Self {
-                depth: round(self.depth),
+                depth: token_class(self.depth),
                 ..self
             },
         }
@@ -81,4 +76,28 @@ pub(crate) struct BiasView {
     pub batch: usize,
     /// Stride of the column axis.
     pub column: usize,
+}
+
+/// Tokens up to which nothing changes: a tensor-core product takes as many at least.
+const FEWEST_TOKENS: usize = 8;
+
+/// `tokens` rounded up, four steps to a power of two: all counts of a class share plans and measured results.
+pub(crate) fn token_class(tokens: usize) -> usize {
+    let tokens = tokens.max(FEWEST_TOKENS);
+    let step = (tokens.next_power_of_two() / 8).max(1);
+    tokens.next_multiple_of(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::token_class;
+
+    #[test]
+    fn token_classes_have_four_steps_to_a_power_of_two() {
+        let classes: Vec<usize> = [1, 7, 8, 9, 17, 785, 897, 1024, 1025, 16384]
+            .into_iter()
+            .map(token_class)
+            .collect();
+        assert_eq!(classes, [8, 8, 8, 10, 20, 896, 1024, 1024, 1280, 16384]);
+    }
 }

@@ -3,7 +3,7 @@
 use cubecl::ir::features::Tma;
 use cubecl::prelude::*;
 
-use super::mma_plan::{fastest, store_bytes};
+use super::mma_plan::{fastest, finish_seconds, store_bytes};
 use super::problem::{ProductProblem, TokenAxis};
 use crate::device::{check_cube, processors};
 use crate::epilogue::Finish;
@@ -111,31 +111,27 @@ fn pairs(problem: &ProductProblem, element: MmaElement) -> bool {
 const MANY_ROWS: usize = 4096;
 const CACHED_BYTES: usize = 16 << 20;
 
-/// A tile width, and what it reached on one H100: products 4096 x 4096 x 4096, bf16, device time.
+/// A tile width, and what it reached on one H100, bf16.
 struct Candidate {
     /// Most columns.
     columns: usize,
-    /// TFLOP/s with every multiprocessor busy.
+    /// TFLOP/s with every multiprocessor busy: in products 4096 x 4096 x 4096, of the narrow one in those that
+    /// [`START_SECONDS`] and the others are fitted to.
     rate: f64,
-    /// Seconds at the end of a tile that no product fills.
-    end: f64,
 }
 
 const CANDIDATES: [Candidate; 3] = [
     Candidate {
         columns: 256,
         rate: 751.0,
-        end: 0.5e-6,
     },
     Candidate {
         columns: 128,
         rate: 658.0,
-        end: 0.3e-6,
     },
     Candidate {
         columns: 64,
-        rate: 377.0,
-        end: 0.2e-6,
+        rate: 634.0,
     },
 ];
 
@@ -169,8 +165,12 @@ fn rate(columns: usize) -> f64 {
 /// Most panels of each operand in shared memory.
 const MOST_STAGES: usize = 8;
 
-/// Seconds from the start of a launch to the first product, about.
-const START_SECONDS: f64 = 2.0e-6;
+/// Seconds from the start of a launch to the first product; of a tile beside its products; to store one
+/// output; and the least of one step. About, fitted as in [`super::mma_plan`].
+const START_SECONDS: f64 = 2.1e-6;
+const TILE_SECONDS: f64 = 0.16e-6;
+const STORE_SECONDS: f64 = 2.0e-11;
+const STEP_SECONDS: f64 = 0.2e-6;
 
 impl WgmmaBlueprint {
     /// The candidate that should be fastest for `problem`, and the seconds it should take, about.
@@ -248,11 +248,9 @@ impl WgmmaBlueprint {
         let waves = blueprint.waves(client, &class) as f64;
         let steps = class.depth.div_ceil(DEPTH) as f64;
         let flops = (2 * ROWS * columns * DEPTH) as f64;
-        let step = flops / (rate(columns) * 1e12 / 132.0);
-        Ok((
-            blueprint,
-            START_SECONDS + waves * (candidate.end + steps * step),
-        ))
+        let step = (flops / (rate(columns) * 1e12 / 132.0)).max(STEP_SECONDS);
+        let end = TILE_SECONDS + (ROWS * columns) as f64 * finish_seconds(problem, STORE_SECONDS);
+        Ok((blueprint, START_SECONDS + waves * (end + steps * step)))
     }
 
     /// Name of a candidate in stored results.
