@@ -25,7 +25,7 @@ use crate::context::Context;
 use crate::operand::elements_reached;
 use crate::strategy::Strategy;
 
-/// Launches in one graph.
+/// Launches in one graph, at least.
 const LAUNCHES: usize = 16;
 
 /// What one sample should take. CubeCL waits for a CUDA device in steps of up to 0.2 ms.
@@ -34,10 +34,10 @@ const SAMPLE: Duration = Duration::from_millis(4);
 /// Replays of a graph in one sample, at most.
 const MAX_REPLAYS: usize = 256;
 
-/// Bytes over which the launches of a graph spread the factor that they read, so that it is not
-/// found in cache where a network would not find it, and copies of it at most.
+/// Bytes over which the launches of a graph spread the factor that they read, each a copy of its own, so that
+/// it is not found in cache where a network would not find it, and copies of it at most.
 const SPREAD_BYTES: usize = 128 << 20;
-const MAX_COPIES: usize = 8;
+const MAX_COPIES: usize = 512;
 
 /// Classes of shapes that this process has measured.
 static MEASURED: AtomicUsize = AtomicUsize::new(0);
@@ -107,6 +107,7 @@ pub(crate) fn measure<R: Runtime, P: Send + Sync + 'static>(
     let (factor, factors) = (factor.clone(), OnceLock::new());
     let contest = Contest {
         numbers: candidates.iter().map(|(number, _)| *number).collect(),
+        launches: number_of_copies(&factor, bytes).max(LAUNCHES),
         start: Box::new(move |candidate, copy| {
             let factors = factors.get_or_init(|| copies(&client, &factor, bytes));
             if let Ok(context) = Context::new(&client, dtype, &Strategy::Auto) {
@@ -122,6 +123,8 @@ pub(crate) fn measure<R: Runtime, P: Send + Sync + 'static>(
 struct Contest {
     /// The numbers by which results name the candidates.
     numbers: Vec<usize>,
+    /// Launches in the graph of a candidate.
+    launches: usize,
     /// Starts a candidate, reading the copy of the factor with this index, modulo their number.
     start: Box<dyn Fn(usize, usize) + Send + Sync>,
 }
@@ -214,7 +217,8 @@ impl<R: Runtime> Rehearsal<R> {
             }
             prepared = false;
             // A kernel that failed to build is not in the contest.
-            if let Ok(graph) = capture(client, |copy| (contest.start)(candidate, copy)) {
+            let start = |copy| (contest.start)(candidate, copy);
+            if let Ok(graph) = capture(client, contest.launches, start) {
                 graphs.push((*number, graph));
             }
         }
@@ -258,9 +262,10 @@ impl<R: Runtime> Rehearsal<R> {
 /// Makes some launches, then captures them, on a stream that is prepared for it.
 fn capture<R: Runtime>(
     client: &ComputeClient<R>,
+    launches: usize,
     start: impl Fn(usize) + Sync,
 ) -> Result<Graph<R>, ServerError> {
-    let launch = || (0..LAUNCHES).for_each(&start);
+    let launch = || (0..launches).for_each(&start);
     launch();
     // A kernel that failed to build shows here; in a capture it would only be missing.
     if let Err(error) = cubecl::future::block_on(client.sync()) {
@@ -286,6 +291,12 @@ fn abandon<R: Runtime>(client: &ComputeClient<R>) {
     }
 }
 
+/// How often `factor` is there, itself included, for the launches of a graph.
+fn number_of_copies<R: Runtime>(factor: &TensorBinding<R>, element_bytes: usize) -> usize {
+    let bytes = elements_reached(factor) * element_bytes;
+    SPREAD_BYTES.div_ceil(bytes.max(1)).min(MAX_COPIES)
+}
+
 /// `factor` and memory of the same layout, for the launches of a graph to read in turn.
 fn copies<R: Runtime>(
     client: &ComputeClient<R>,
@@ -293,7 +304,7 @@ fn copies<R: Runtime>(
     element_bytes: usize,
 ) -> Vec<TensorBinding<R>> {
     let bytes = elements_reached(factor) * element_bytes;
-    let copies = SPREAD_BYTES.div_ceil(bytes.max(1)).min(MAX_COPIES);
+    let copies = number_of_copies(factor, element_bytes);
     let mut factors = vec![factor.clone()];
     // What they hold does not matter: the results are overwritten.
     factors.extend((1..copies).map(|_| TensorBinding {
