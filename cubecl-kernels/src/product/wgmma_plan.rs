@@ -131,7 +131,7 @@ const CANDIDATES: [Candidate; 3] = [
     },
     Candidate {
         columns: 64,
-        rate: 634.0,
+        rate: 650.0,
     },
 ];
 
@@ -165,12 +165,11 @@ fn rate(columns: usize) -> f64 {
 /// Most panels of each operand in shared memory.
 const MOST_STAGES: usize = 8;
 
-/// Seconds from the start of a launch to the first product; of a tile beside its products; to store one
-/// output; and the least of one step. About, fitted as in [`super::mma_plan`].
+/// Seconds from the start of a launch to the first product; of a tile beside its products; and to store one
+/// output. About, fitted as in [`super::mma_plan`].
 const START_SECONDS: f64 = 2.1e-6;
-const TILE_SECONDS: f64 = 0.16e-6;
-const STORE_SECONDS: f64 = 2.0e-11;
-const STEP_SECONDS: f64 = 0.2e-6;
+const TILE_SECONDS: f64 = 0.29e-6;
+const STORE_SECONDS: f64 = 2.7e-11;
 
 impl WgmmaBlueprint {
     /// The candidate that should be fastest for `problem`, and the seconds it should take, about.
@@ -248,7 +247,7 @@ impl WgmmaBlueprint {
         let waves = blueprint.waves(client, &class) as f64;
         let steps = class.depth.div_ceil(DEPTH) as f64;
         let flops = (2 * ROWS * columns * DEPTH) as f64;
-        let step = (flops / (rate(columns) * 1e12 / 132.0)).max(STEP_SECONDS);
+        let step = flops / (rate(columns) * 1e12 / 132.0);
         let end = TILE_SECONDS + (ROWS * columns) as f64 * finish_seconds(problem, STORE_SECONDS);
         Ok((blueprint, START_SECONDS + waves * (end + steps * step)))
     }

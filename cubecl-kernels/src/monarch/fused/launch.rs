@@ -18,7 +18,7 @@ use crate::stream::plan::StreamBlueprint;
 /// What a second launch takes beyond its products: seconds, and bytes of `Z` per second to memory and
 /// back. Fitted to the times of the layers of the paper's Llama, GPT-2 and ViT on one H100.
 const HANDOVER_SECONDS: f64 = 0.5e-6;
-const HANDOVER_RATE: f64 = 5.9e12;
+const HANDOVER_RATE: f64 = 8.0e12;
 
 /// Seconds that both products should take one after the other, by the tensor cores of the fused
 /// kernel; none where such products are not the choice anyway.
