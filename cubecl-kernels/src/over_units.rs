@@ -49,7 +49,8 @@ pub(crate) fn over_units(
         for i in 0..5u32 {
             all = combine(all, plane_shuffle_xor(all, comptime!(1u32 << i)), reduction);
         }
-        if unit % 32 == 0 {
+        let lane = unit % 32;
+        if lane == 0 {
             entries[unit / 32] = all;
         }
     } else {

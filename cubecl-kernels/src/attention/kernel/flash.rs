@@ -125,7 +125,9 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
     commit_copies();
     #[comptime]
     if let (ComptimeOption::Some(keys), ComptimeOption::Some(values)) = (keys, values) {
-        if head % geometry.shared == 0 && row < own_seen {
+        // One query head for each key head.
+        let appends = head == key_head * geometry.shared && row < own_seen;
+        if appends {
             let to = &geometry.key;
             append_rows::<T>(&own_keys, keys, to, batch, key_head, row, first, blueprint);
             let to = &geometry.value;
