@@ -147,7 +147,7 @@ const GATHER_SECONDS: f64 = 0.16e-6;
 const ACTIVATION_SECONDS: f64 = 1.1e-10;
 
 /// Seconds that a multiprocessor takes for what becomes of one output of `problem` after its sum.
-pub(super) fn finish_seconds(problem: &ProductProblem, store: f64) -> f64 {
+pub(crate) fn finish_seconds(problem: &ProductProblem, store: f64) -> f64 {
     match problem.finish.activation {
         Activation::None => store,
         _ => store + ACTIVATION_SECONDS,
