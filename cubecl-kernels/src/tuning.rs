@@ -105,11 +105,13 @@ pub(crate) fn measure<R: Runtime, P: Send + Sync + 'static>(
     context.client.graph_prepare().ok()?;
     let (client, dtype, bytes) = (context.client.clone(), context.dtype, context.element_bytes);
     let (factor, factors) = (factor.clone(), OnceLock::new());
+    let factor_bytes = elements_reached(&factor) * bytes;
+    let number = SPREAD_BYTES.div_ceil(factor_bytes.max(1)).min(MAX_COPIES);
     let contest = Contest {
         numbers: candidates.iter().map(|(number, _)| *number).collect(),
-        launches: number_of_copies(&factor, bytes).max(LAUNCHES),
+        launches: number.max(LAUNCHES),
         start: Box::new(move |candidate, copy| {
-            let factors = factors.get_or_init(|| copies(&client, &factor, bytes));
+            let factors = factors.get_or_init(|| copies(&client, &factor, factor_bytes, number));
             if let Ok(context) = Context::new(&client, dtype, &Strategy::Auto) {
                 let factor = factors[copy % factors.len()].clone();
                 start(&candidates[candidate].1, &context, factor);
@@ -291,23 +293,17 @@ fn abandon<R: Runtime>(client: &ComputeClient<R>) {
     }
 }
 
-/// How often `factor` is there, itself included, for the launches of a graph.
-fn number_of_copies<R: Runtime>(factor: &TensorBinding<R>, element_bytes: usize) -> usize {
-    let bytes = elements_reached(factor) * element_bytes;
-    SPREAD_BYTES.div_ceil(bytes.max(1)).min(MAX_COPIES)
-}
-
-/// `factor` and memory of the same layout, for the launches of a graph to read in turn.
+/// `factor`, of so many bytes, and memory of the same layout, a `number` of them in all, for the launches of a
+/// graph to read in turn.
 fn copies<R: Runtime>(
     client: &ComputeClient<R>,
     factor: &TensorBinding<R>,
-    element_bytes: usize,
+    bytes: usize,
+    number: usize,
 ) -> Vec<TensorBinding<R>> {
-    let bytes = elements_reached(factor) * element_bytes;
-    let copies = number_of_copies(factor, element_bytes);
     let mut factors = vec![factor.clone()];
     // What they hold does not matter: the results are overwritten.
-    factors.extend((1..copies).map(|_| TensorBinding {
+    factors.extend((1..number).map(|_| TensorBinding {
         handle: client.empty(bytes).binding(),
         ..factor.clone()
     }));

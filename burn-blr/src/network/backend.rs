@@ -25,7 +25,8 @@ use burn::backend::Wgpu;
 #[cfg(feature = "autodiff")]
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
-use burn::backend::{Backend, ExtensionType, backend_extension};
+use burn::backend::{Backend, ExtensionType, TensorMetadata, backend_extension};
+use burn::tensor::DType;
 
 use super::plain;
 use cubecl_kernels::norm::Norm;
@@ -123,6 +124,13 @@ impl<B: Backend> NewRows<B> {
             Self::Still { query, .. } => query,
             Self::Turned(new) => &new.query,
         }
+    }
+
+    /// Whether a kernel may append and attend them at once: a token, or several of 16 bits that do not turn.
+    pub(crate) fn may_be_one_launch(&self) -> bool {
+        let query = self.query();
+        let still = matches!(self, Self::Still { .. });
+        query.shape()[2] == 1 || (still && query.dtype() != DType::F32)
     }
 }
 

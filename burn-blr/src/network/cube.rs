@@ -122,8 +122,8 @@ impl<R: CubeRuntime> NetworkBackend for CubeBackend<R> {
             let seen = (attention::Visible::Causal, Some(first(&position)));
             attend([query, &keys, &values], seen, Some(own), scale)
         };
-        let causal = matches!(visible, Visible::Causal { .. });
-        let served = match causal && keys.can_mut() && values.can_mut() {
+        let one = matches!(visible, Visible::Causal { .. }) && new.may_be_one_launch();
+        let served = match one && keys.can_mut() && values.can_mut() {
             true => served(launch()),
             false => None,
         };

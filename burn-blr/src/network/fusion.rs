@@ -83,10 +83,8 @@ impl<B: FusionBackend + NetworkBackend> NetworkBackend for Fusion<B> {
         scale: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [batch, heads, tokens, width] = new.query().shape.dims();
-        // What a kernel may serve as a whole: a token, or several that do not turn.
-        let still = matches!(new, NewRows::Still { .. }) && new.query().dtype != DType::F32;
         let (queries, at) = match visible {
-            Visible::Causal { queries, keys } if tokens == 1 || still => (queries, keys),
+            Visible::Causal { queries, keys } if new.may_be_one_launch() => (queries, keys),
             visible => {
                 return append_then_attend::<Self>(
                     keys, values, new, position, slots, visible, scale,

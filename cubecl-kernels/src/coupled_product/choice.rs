@@ -7,8 +7,7 @@ use super::plan::CoupledBlueprint;
 use crate::context::Context;
 use crate::couple::CoupleProblem;
 use crate::error::KernelError;
-use crate::product::ProductProblem;
-use crate::product::token_class;
+use crate::product::{ProductProblem, token_class};
 use crate::stream::plan::{StreamLines, ways};
 
 /// A plan by what sets it apart; the rest follows from the problems.

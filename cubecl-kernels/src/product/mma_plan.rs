@@ -146,11 +146,11 @@ const GATHER_SECONDS: f64 = 0.16e-6;
 /// Seconds that a multiprocessor of an H100 takes for the activation of one output.
 const ACTIVATION_SECONDS: f64 = 1.1e-10;
 
-/// Seconds that a multiprocessor takes for what becomes of one output of `problem` after its sum.
-pub(crate) fn finish_seconds(problem: &ProductProblem, store: f64) -> f64 {
+/// Seconds that a multiprocessor takes for the activation of one output of `problem`, if it has one.
+pub(crate) fn activation_seconds(problem: &ProductProblem) -> f64 {
     match problem.finish.activation {
-        Activation::None => store,
-        _ => store + ACTIVATION_SECONDS,
+        Activation::None => 0.0,
+        _ => ACTIVATION_SECONDS,
     }
 }
 
@@ -182,8 +182,8 @@ impl Candidate {
             .div_ceil(blueprint.lhs.depth())
             .div_ceil(groups) as f64;
         let outputs = (self.tile.rows * self.tile.columns * resident) as f64;
-        let end =
-            outputs * finish_seconds(problem, STORE_SECONDS) + (groups - 1) as f64 * GATHER_SECONDS;
+        let end = outputs * (STORE_SECONDS + activation_seconds(problem))
+            + (groups - 1) as f64 * GATHER_SECONDS;
         LAUNCH_SECONDS + waves * (CUBE_SECONDS + end + steps * step.max(STEP_SECONDS))
     }
 }

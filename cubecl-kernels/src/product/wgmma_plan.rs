@@ -3,7 +3,7 @@
 use cubecl::ir::features::Tma;
 use cubecl::prelude::*;
 
-use super::mma_plan::{fastest, finish_seconds, store_bytes};
+use super::mma_plan::{activation_seconds, fastest, store_bytes};
 use super::problem::{ProductProblem, TokenAxis};
 use crate::device::{check_cube, processors};
 use crate::epilogue::Finish;
@@ -248,7 +248,8 @@ impl WgmmaBlueprint {
         let steps = class.depth.div_ceil(DEPTH) as f64;
         let flops = (2 * ROWS * columns * DEPTH) as f64;
         let step = flops / (rate(columns) * 1e12 / 132.0);
-        let end = TILE_SECONDS + (ROWS * columns) as f64 * finish_seconds(problem, STORE_SECONDS);
+        let output = STORE_SECONDS + activation_seconds(problem);
+        let end = TILE_SECONDS + (ROWS * columns) as f64 * output;
         Ok((blueprint, START_SECONDS + waves * (end + steps * step)))
     }
 

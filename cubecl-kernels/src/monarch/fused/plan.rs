@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use crate::error::{KernelError, Missing};
 use crate::product::ProductProblem;
-use crate::product::mma_plan::finish_seconds;
+use crate::product::mma_plan::activation_seconds;
 use crate::product::wgmma_plan::{DEPTH, GROUP_ROWS, ROWS, WgmmaBlueprint};
 use crate::ptx::PANEL_STEPS;
 
@@ -106,8 +106,8 @@ impl FusedBlueprint {
         let chain = first + LATENCY + (self.part_steps() * columns / 2) as f64;
         let part = 0.6 * shared + 0.5 * chain + 300.0;
         // Stores are part of the end of a tile, what activations take is not.
-        let finish = (ROWS * columns) as f64 * finish_seconds(output, 0.0);
-        let end = END_SECONDS * (columns as f64 / 256.0).powi(2) + finish;
+        let activation = (ROWS * columns) as f64 * activation_seconds(output);
+        let end = END_SECONDS * (columns as f64 / 256.0).powi(2) + activation;
         let waves = self.output.waves(client, output) as f64;
         LAUNCH_SECONDS + waves * (end + inner.batches as f64 * part / CYCLES)
     }
