@@ -33,6 +33,11 @@ pub(crate) fn element_bytes<R: Runtime>(
     Ok(bytes)
 }
 
+/// Whether cubes can read each other's shared memory.
+pub(crate) fn clusters<R: Runtime>(client: &ComputeClient<R>) -> bool {
+    client.properties().features.cube_cluster
+}
+
 /// Whether planes are of 32 units that can exchange values.
 pub(crate) fn shuffles<R: Runtime>(client: &ComputeClient<R>) -> bool {
     let properties = client.properties();

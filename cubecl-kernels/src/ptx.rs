@@ -96,7 +96,20 @@ pub(crate) fn sync_some(barrier: u32, #[comptime] units: usize) {
 /// Waits for all units of all cubes of the cluster, whose writes to shared memory are seen by all then.
 #[cube]
 pub(crate) fn sync_cluster() {
-    gpu_asm!("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;");
+    arrive_at_cluster();
+    wait_for_cluster();
+}
+
+/// The first half of [`sync_cluster`]: does not wait.
+#[cube]
+pub(crate) fn arrive_at_cluster() {
+    gpu_asm!("barrier.cluster.arrive.release;");
+}
+
+/// The second half of [`sync_cluster`].
+#[cube]
+pub(crate) fn wait_for_cluster() {
+    gpu_asm!("barrier.cluster.wait.acquire;");
 }
 
 /// What a `cube` of the cluster has at the place that has this `address` in one's own shared memory.
@@ -108,6 +121,26 @@ pub(crate) fn load_of_cube(address: u32, #[comptime] cube: u32) -> f32 {
         out = out(_) out, address = in(_) value::<u32>(address), options(readonly),
     );
     out
+}
+
+/// Address, for [`store_pair_in_cluster`], of the place of `cube` that has this `address` in one's own shared memory.
+#[cube]
+pub(crate) fn address_in_cluster(address: u32, cube: u32) -> u32 {
+    let out: u32;
+    gpu_asm!(
+        "mapa.shared::cluster.u32 {out}, {address}, {cube};",
+        out = out(_) out, address = in(_) value::<u32>(address), cube = in(_) value::<u32>(cube), options(pure, nomem),
+    );
+    out
+}
+
+/// Stores 8 bytes to the shared memory of a cube of the cluster.
+#[cube]
+pub(crate) fn store_pair_in_cluster(address: u32, first: f32, second: f32) {
+    gpu_asm!(
+        "st.shared::cluster.v2.f32 [{address}], {{{first}, {second}}};",
+        address = in(_) value::<u32>(address), first = in(_) value::<f32>(first), second = in(_) value::<f32>(second),
+    );
 }
 
 /// Keeps `registers`, a multiple of 8, for each unit of the group of four planes and gives back the

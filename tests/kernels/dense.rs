@@ -1,6 +1,7 @@
 //! Dense products.
 
 use cubecl::prelude::*;
+use cubecl_kernels::Strategy;
 use cubecl_kernels::dense::{DenseForward, forward};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -8,12 +9,14 @@ use rand::rngs::StdRng;
 use crate::harness::blocks::Blocks;
 use crate::harness::clients::on_every_device;
 use crate::harness::compare::{FORWARD, assert_close};
+use crate::harness::dtype::Dtype;
 use crate::harness::tensors::Layout;
 use crate::setting::Setting;
 
 on_every_device! {
     forward_matches_reference_with_weights_along_inputs_and_along_outputs
     forward_applies_the_epilogue
+    few_tiles_of_great_depth_match_the_reference
     a_layer_gates_another
 }
 
@@ -90,6 +93,25 @@ fn forward_matches_reference_with_weights_along_inputs_and_along_outputs<R: Runt
 fn forward_applies_the_epilogue<R: Runtime>(client: &ComputeClient<R>) {
     for setting in Setting::finished() {
         check(client, setting, [40, 64, 64], true);
+    }
+}
+
+/// Sizes for which cubes of a cluster share the depth on compute capability 9.0: eight, four, two, and two with wider
+/// tiles.
+fn few_tiles_of_great_depth_match_the_reference<R: Runtime>(client: &ComputeClient<R>) {
+    let finished = Setting::finished().into_iter();
+    let finished = finished.filter(|setting| setting.strategy == Strategy::Hopper);
+    for setting in Setting::hopper().into_iter().chain(finished) {
+        // A map of the factor needs its depth along the rows.
+        let read = Layout::Transposed;
+        for sizes in [[130, 4096, 96], [70, 1000, 40]] {
+            check(client, Setting { read, ..setting }, sizes, true);
+        }
+    }
+    let setting = Setting::plain(Dtype::Bf16, Strategy::Hopper);
+    for sizes in [[640, 1024, 256], [900, 2048, 248], [700, 3328, 712]] {
+        let read = Layout::Transposed;
+        check(client, Setting { read, ..setting }, sizes, false);
     }
 }
 

@@ -4,7 +4,7 @@ use cubecl::prelude::*;
 
 use super::problem::{AttentionProblem, OwnRows, Visible};
 use crate::context::Context;
-use crate::device::{check_cube, mma_element, processors, shuffles};
+use crate::device::{check_cube, clusters, mma_element, processors, shuffles};
 use crate::error::{KernelError, Missing};
 use crate::mma::panel::Panel;
 use crate::over_units::OverUnits;
@@ -49,11 +49,6 @@ const MAX_SPLITS: usize = 16;
 
 /// Most cubes of a cluster, on every device that has any.
 const MAX_CLUSTER: usize = 8;
-
-/// Whether cubes can read each other's shared memory.
-pub(crate) fn clusters<R: Runtime>(client: &ComputeClient<R>) -> bool {
-    client.properties().features.cube_cluster
-}
 
 /// Cubes that divide the keys of each of `heads` heads, for a single query: enough for every
 /// multiprocessor to have two.

@@ -7,6 +7,7 @@ use super::choice::{Choice, key, shortlist};
 use super::kernel::geometry::{AxesLaunch, GeometryLaunch};
 use super::kernel::mma::mma_product;
 use super::kernel::naive::naive_product;
+use super::kernel::shared_depth::wgmma_shared_depth;
 use super::kernel::tiled::tiled_product;
 use super::kernel::wgmma::wgmma_product;
 use super::plan::ProductPlan;
@@ -164,6 +165,7 @@ impl PlannedProduct {
         let (lhs, rhs) = (operands.lhs, operands.rhs);
         match plan {
             ProductPlan::Wgmma(blueprint) => {
+                let units = CubeDim::new_1d(UNITS as u32);
                 let rows = [problem.batches, problem.rows, problem.depth];
                 let columns = [problem.batches, problem.columns, problem.depth];
                 let lhs = tensor_map(dtype, lhs, problem.lhs, rows, ROWS);
@@ -180,10 +182,27 @@ impl PlannedProduct {
                 // and several elements are stored at once only where sizes, strides and addresses are
                 // multiples of their number.
                 unsafe {
+                    if blueprint.shares > 1 {
+                        return wgmma_shared_depth::launch_unchecked::<R>(
+                            client,
+                            count,
+                            units,
+                            address,
+                            group_sums(blueprint.columns),
+                            lhs,
+                            rhs,
+                            bias.into(),
+                            merged.into(),
+                            out,
+                            geometry(&problem),
+                            blueprint,
+                            dtype,
+                        );
+                    }
                     wgmma_product::launch_unchecked::<R>(
                         client,
                         count,
-                        CubeDim::new_1d(UNITS as u32),
+                        units,
                         address,
                         group_sums(blueprint.columns),
                         lhs,

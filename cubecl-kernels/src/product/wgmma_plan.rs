@@ -5,7 +5,7 @@ use cubecl::prelude::*;
 
 use super::mma_plan::{activation_seconds, fastest, store_bytes};
 use super::problem::{ProductProblem, TokenAxis};
-use crate::device::{check_cube, processors};
+use crate::device::{check_cube, clusters, processors};
 use crate::epilogue::Finish;
 use crate::error::{KernelError, Missing};
 use crate::operand::View;
@@ -43,6 +43,8 @@ pub(crate) struct WgmmaBlueprint {
     /// Whether tiles walk all blocks of some rows before the next rows, not all rows of a block
     /// before the next block.
     pub rows_outermost: bool,
+    /// Cubes of a cluster that share the depth of a tile; with one, a cube stays for several tiles.
+    pub shares: usize,
 }
 
 /// How a tile reaches device memory.
@@ -111,31 +113,23 @@ fn pairs(problem: &ProductProblem, element: MmaElement) -> bool {
 const MANY_ROWS: usize = 4096;
 const CACHED_BYTES: usize = 16 << 20;
 
-/// A tile width, and what it reached on one H100, bf16.
+/// Columns of tiles, and the TFLOP/s that they reached on one H100, bf16, with every multiprocessor busy: in products
+/// 4096 x 4096 x 4096, of the narrow one in those that [`START_SECONDS`] and the others are fitted to.
+const RATES: [(usize, f64); 3] = [(256, 751.0), (128, 658.0), (64, 650.0)];
+
+/// Which tiles, and who computes one.
 struct Candidate {
     /// Most columns.
     columns: usize,
-    /// TFLOP/s with every multiprocessor busy: in products 4096 x 4096 x 4096, of the narrow one in those that
-    /// [`START_SECONDS`] and the others are fitted to.
-    rate: f64,
+    /// Cubes that share the depth.
+    shares: usize,
 }
 
-const CANDIDATES: [Candidate; 3] = [
-    Candidate {
-        columns: 256,
-        rate: 751.0,
-    },
-    Candidate {
-        columns: 128,
-        rate: 658.0,
-    },
-    Candidate {
-        columns: 64,
-        rate: 650.0,
-    },
-];
-
 impl Candidate {
+    const fn new(columns: usize, shares: usize) -> Self {
+        Self { columns, shares }
+    }
+
     /// Columns of a tile for `problem`: no more than needed to cover all in the same number of tiles.
     fn columns_for(&self, problem: &ProductProblem, granularity: usize) -> usize {
         let tiles = problem.columns.div_ceil(self.columns);
@@ -149,27 +143,53 @@ impl Candidate {
 /// Fewest columns of a tile.
 const LEAST_COLUMNS: usize = CHUNK;
 
-/// TFLOP/s of tiles of so many columns, between those of the candidates.
+/// Tried by [`WgmmaBlueprint::for_problem`]; those that share the depth are for few tiles of great depth.
+///
+/// 128 columns shared by four or eight cubes were behind these wherever sharing gains.
+const CANDIDATES: [Candidate; 7] = [
+    Candidate::new(256, 1),
+    Candidate::new(128, 1),
+    Candidate::new(64, 1),
+    Candidate::new(128, 2),
+    Candidate::new(64, 2),
+    Candidate::new(64, 4),
+    Candidate::new(64, 8),
+];
+
+/// TFLOP/s of tiles of so many columns, between those of [`RATES`].
 fn rate(columns: usize) -> f64 {
-    let pairs = CANDIDATES.windows(2);
-    let between = pairs.map(|pair| {
-        let [wide, narrow] = [&pair[0], &pair[1]];
-        let share =
-            (columns as f64 - narrow.columns as f64) / (wide.columns - narrow.columns) as f64;
-        (share, narrow.rate + share * (wide.rate - narrow.rate))
+    let between = RATES.windows(2).map(|pair| {
+        let ((wide, high), (narrow, low)) = (pair[0], pair[1]);
+        let share = (columns as f64 - narrow as f64) / (wide - narrow) as f64;
+        (share, low + share * (high - low))
     });
     let mut inside = between.filter(|(share, _)| (0.0..=1.0).contains(share));
-    inside.next().map_or(CANDIDATES[0].rate, |(_, rate)| rate)
+    inside.next().map_or(RATES[0].1, |(_, rate)| rate)
 }
 
 /// Most panels of each operand in shared memory.
 const MOST_STAGES: usize = 8;
+
+/// Outputs that a unit stores together where cubes share the depth.
+pub(crate) const STORED: usize = 8;
 
 /// Seconds from the start of a launch to the first product; of a tile beside its products; and to store one
 /// output. About, fitted as in [`super::mma_plan`].
 const START_SECONDS: f64 = 2.1e-6;
 const TILE_SECONDS: f64 = 0.29e-6;
 const STORE_SECONDS: f64 = 2.7e-11;
+
+/// Where cubes share the depth: seconds for every doubling of their number, and for one output to be handed over,
+/// about.
+const SHARE_SECONDS: f64 = 0.6e-6;
+const HAND_SECONDS: f64 = 1.2e-10;
+
+/// Bytes per second from the second cache to one multiprocessor, and to all of an H100 where neighbours read
+/// different panels; of factors from memory; and FLOP/s of one multiprocessor that waits for none of them. About.
+const PORT_RATE: f64 = 118e9;
+const CACHE_RATE: f64 = 9e12;
+const MEMORY_RATE: f64 = 2.2e12;
+const PEAK_RATE: f64 = 7.9e12;
 
 impl WgmmaBlueprint {
     /// The candidate that should be fastest for `problem`, and the seconds it should take, about.
@@ -222,7 +242,20 @@ impl WgmmaBlueprint {
         let class = problem.with_rounded_tokens();
         let factors = problem.batches * problem.columns * problem.depth * element.bytes();
         let candidate = &CANDIDATES[index];
-        let store = WgmmaStore::for_problem(problem, element);
+        let (shares, steps) = (candidate.shares, class.depth.div_ceil(DEPTH));
+        let store = match shares {
+            1 => WgmmaStore::for_problem(problem, element),
+            _ => WgmmaStore::Copied(store_bytes(problem, element.bytes())),
+        };
+        if shares > 1 {
+            if !clusters(client) {
+                return Err(KernelError::Unavailable(Missing::Clusters));
+            }
+            // Of fewer steps there is nothing to share.
+            if store.copy_bytes() < STORED * element.bytes() || steps < 2 * shares {
+                return Err(KernelError::Unavailable(Missing::TensorLayout));
+            }
+        }
         let columns = candidate.columns_for(problem, store.granularity(problem));
         let mut blueprint = Self {
             columns,
@@ -233,6 +266,7 @@ impl WgmmaBlueprint {
             finish: problem.finish,
             merged_pairs: pairs(problem, element),
             rows_outermost: class.rows >= MANY_ROWS && factors <= CACHED_BYTES,
+            shares,
         };
         let room = client.properties().hardware.max_shared_memory_size;
         let room = room.saturating_sub(blueprint.shared_bytes());
@@ -245,17 +279,32 @@ impl WgmmaBlueprint {
             )?;
         }
         let waves = blueprint.waves(client, &class) as f64;
-        let steps = class.depth.div_ceil(DEPTH) as f64;
-        let flops = (2 * ROWS * columns * DEPTH) as f64;
-        let step = flops / (rate(columns) * 1e12 / 132.0);
+        let steps = steps.div_ceil(shares) as f64;
+        let outputs = (ROWS * columns) as f64;
         let output = STORE_SECONDS + activation_seconds(problem);
-        let end = TILE_SECONDS + (ROWS * columns) as f64 * output;
-        Ok((blueprint, START_SECONDS + waves * (end + steps * step)))
+        let end = TILE_SECONDS + outputs / shares as f64 * output;
+        let flops = (2 * ROWS * columns * DEPTH) as f64;
+        let seconds = match shares {
+            1 => waves * (end + steps * flops / (rate(columns) * 1e12 / 132.0)),
+            _ => {
+                let bytes = blueprint.stage_bytes() as f64;
+                let cubes = blueprint.cubes(client, &class).min(processors(client)) as f64;
+                let loads = (bytes / PORT_RATE).max(cubes * bytes / CACHE_RATE);
+                let sums = waves * steps * loads.max(flops / PEAK_RATE);
+                let end = end + (shares as f64).log2() * SHARE_SECONDS + outputs * HAND_SECONDS;
+                waves * end + sums.max(factors as f64 / MEMORY_RATE)
+            }
+        };
+        Ok((blueprint, START_SECONDS + seconds))
     }
 
     /// Name of a candidate in stored results.
     pub fn candidate_name(index: usize) -> String {
-        format!("wgmma {}", CANDIDATES[index].columns)
+        let Candidate { columns, shares } = CANDIDATES[index];
+        match shares {
+            1 => format!("wgmma {columns}"),
+            _ => format!("wgmma {columns} / {shares}"),
+        }
     }
 
     /// Tiles of all blocks.
@@ -263,14 +312,37 @@ impl WgmmaBlueprint {
         problem.batches * problem.rows.div_ceil(ROWS) * problem.columns.div_ceil(self.columns)
     }
 
-    /// Cubes: one for each multiprocessor, if there are tiles for all.
+    /// Cubes: one for each multiprocessor, if there are tiles for all, or a cluster for each tile.
     pub fn cubes<R: Runtime>(&self, client: &ComputeClient<R>, problem: &ProductProblem) -> usize {
-        self.tiles(problem).min(processors(client))
+        match self.shares {
+            1 => self.tiles(problem).min(processors(client)),
+            shares => self.tiles(problem) * shares,
+        }
     }
 
-    /// Tiles that some cube computes one after the other.
+    /// Tiles that some cube computes one after the other, or clusters that some come after.
     pub fn waves<R: Runtime>(&self, client: &ComputeClient<R>, problem: &ProductProblem) -> usize {
-        self.tiles(problem).div_ceil(processors(client))
+        let room = match self.shares {
+            1 => processors(client),
+            2 => processors(client) / 2,
+            // Groups of multiprocessors do not all divide into clusters: an H100 has room for 30 of four, 15 of eight.
+            shares => (processors(client) * 10 / (11 * shares)).max(1),
+        };
+        self.tiles(problem).div_ceil(room)
+    }
+
+    /// Bytes from one row of sums to the next where cubes share the depth: the extra bytes move the rows that a
+    /// plane writes at once to different banks.
+    pub fn sums_pitch(&self) -> usize {
+        self.columns * size_of::<f32>() + 32
+    }
+
+    /// Elements of shared memory for what cubes that share the depth hand to one of them: from each, some rows.
+    pub fn handed_sums(&self) -> usize {
+        match self.shares {
+            1 => 0,
+            _ => ROWS * self.sums_pitch() / size_of::<f32>(),
+        }
     }
 
     /// Chunks of columns that a tile is stored in.
@@ -286,6 +358,7 @@ impl WgmmaBlueprint {
     /// Elements of shared memory that outputs are staged in.
     pub fn staged_elements(&self) -> usize {
         match self.store {
+            _ if self.shares > 1 => 0,
             // Two chunks for each group.
             WgmmaStore::Mapped(_) => 2 * 2 * GROUP_ROWS * CHUNK,
             WgmmaStore::Copied(_) => 2 * GROUP_ROWS * CHUNK_PITCH / self.element.bytes(),
@@ -299,6 +372,8 @@ impl WgmmaBlueprint {
 
     /// Bytes of shared memory of a cube, alignment included.
     fn shared_bytes(&self) -> usize {
-        self.stages * self.stage_bytes() + self.staged_elements() * self.element.bytes() + 1024
+        let outputs = self.staged_elements() * self.element.bytes();
+        let handed = self.handed_sums() * size_of::<f32>();
+        self.stages * self.stage_bytes() + outputs + handed + 1024
     }
 }

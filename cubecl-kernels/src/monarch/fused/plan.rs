@@ -178,6 +178,7 @@ mod tests {
             finish: Finish::default(),
             merged_pairs: false,
             rows_outermost: false,
+            shares: 1,
         };
         FusedBlueprint {
             output,

@@ -55,12 +55,10 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
     let column_tiles = (geometry.columns as u32).div_ceil(comptime!(blueprint.columns as u32));
     let tiles = row_tiles * column_tiles * geometry.batches as u32;
     let mut tile = CUBE_POS as u32;
-    let mut stage = 0u32;
-    let mut phase = 0u32;
+    let mut ring = Ring::start();
 
     if plane == 8 {
         if position == 0 {
-            let bytes = comptime!((2 * (lhs_elements + rhs_elements)) as u32);
             while tile < tiles {
                 let (batch, row, column) = place(
                     tile,
@@ -69,40 +67,24 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
                     column_tiles,
                     blueprint,
                 );
-                for step in 0..steps {
-                    let filled = &full[stage as usize];
-                    empty[stage as usize].wait_parity(phase ^ 1);
-                    filled.arrive_and_expect_tx(1u32, bytes);
-                    let depth = step * comptime!(DEPTH as u32);
-                    let first = stage as usize * lhs_elements;
-                    filled.tma_load_3d(
-                        lhs,
-                        &mut lhs_memory[first..first + lhs_elements],
-                        batch as i32,
-                        row as i32,
-                        depth as i32,
-                    );
-                    let first = stage as usize * rhs_elements;
-                    filled.tma_load_3d(
-                        rhs,
-                        &mut rhs_memory[first..first + rhs_elements],
-                        batch as i32,
-                        column as i32,
-                        depth as i32,
-                    );
-                    stage += 1;
-                    if stage == comptime!(stages as u32) {
-                        stage = 0;
-                        phase ^= 1;
-                    }
-                }
+                fill::<T>(
+                    lhs,
+                    rhs,
+                    &mut lhs_memory,
+                    &mut rhs_memory,
+                    &full,
+                    &empty,
+                    &mut ring,
+                    (batch, row, column),
+                    (0u32.runtime(), steps),
+                    blueprint,
+                );
                 tile += CUBE_COUNT as u32;
             }
         }
     } else {
         let group = plane / 4;
-        let lhs_address = shared_address::<T>(lhs_memory.as_slice())
-            + group * comptime!((GROUP_ROWS * DEPTH * 2) as u32);
+        let lhs_address = shared_address::<T>(lhs_memory.as_slice());
         let rhs_address = shared_address::<T>(rhs_memory.as_slice());
         let out_address = written_address::<T>(out);
         while tile < tiles {
@@ -119,21 +101,16 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
                 row: row as usize,
                 column: column as usize,
             };
-            let mut sums = Vector::<f32, N>::new(0.0f32);
-            for _ in 0..steps {
-                full[stage as usize].wait_parity(phase);
-                let left = descriptor(lhs_address + stage * comptime!((lhs_elements * 2) as u32));
-                let right = descriptor(rhs_address + stage * comptime!((rhs_elements * 2) as u32));
-                sums = multiply_group::<N>(sums, left, right, blueprint.columns, blueprint.element);
-                if position == 0 {
-                    empty[stage as usize].arrive();
-                }
-                stage += 1;
-                if stage == comptime!(stages as u32) {
-                    stage = 0;
-                    phase ^= 1;
-                }
-            }
+            let sums = sum_tile::<N>(
+                lhs_address,
+                rhs_address,
+                &full,
+                &empty,
+                &mut ring,
+                group,
+                steps,
+                blueprint,
+            );
             let words = finish::<T, N>(sums, &bias, merged, &geometry, place, blueprint);
             #[comptime]
             match mapped {
@@ -157,6 +134,114 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
             tma_group_wait_read(0usize);
         }
     }
+}
+
+/// The stage of a ring that is next, and how often the ring has been round, modulo two.
+#[derive(CubeType, Clone, Copy)]
+#[expand(derive(Clone, Copy))]
+pub(crate) struct Ring {
+    stage: u32,
+    phase: u32,
+}
+
+#[cube]
+impl Ring {
+    /// The first stage, not filled yet.
+    pub fn start() -> Ring {
+        Ring {
+            stage: 0u32.runtime(),
+            phase: 0u32.runtime(),
+        }
+    }
+
+    /// Goes to the next stage.
+    pub fn advance(&mut self, #[comptime] stages: usize) {
+        self.stage += 1;
+        if self.stage == comptime!(stages as u32) {
+            self.stage = 0;
+            self.phase ^= 1;
+        }
+    }
+}
+
+/// Starts the loads of some steps of a tile, by one unit, as stages become empty.
+#[cube]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "both operands and their stages, and which part of them"
+)]
+pub(crate) fn fill<T: Float>(
+    lhs: &TensorMap<T, Tiled>,
+    rhs: &TensorMap<T, Tiled>,
+    lhs_memory: &mut Shared<[T]>,
+    rhs_memory: &mut Shared<[T]>,
+    full: &Shared<[Barrier]>,
+    empty: &Shared<[Barrier]>,
+    ring: &mut Ring,
+    tile: (u32, u32, u32),
+    steps: (u32, u32),
+    #[comptime] blueprint: WgmmaBlueprint,
+) {
+    let lhs_elements = comptime!(ROWS * DEPTH);
+    let rhs_elements = comptime!(blueprint.columns * DEPTH);
+    let bytes = comptime!((2 * (lhs_elements + rhs_elements)) as u32);
+    let (batch, row, column) = tile;
+    for step in steps.0..steps.1 {
+        let filled = &full[ring.stage as usize];
+        empty[ring.stage as usize].wait_parity(ring.phase ^ 1);
+        filled.arrive_and_expect_tx(1u32, bytes);
+        let depth = step * comptime!(DEPTH as u32);
+        let first = ring.stage as usize * lhs_elements;
+        filled.tma_load_3d(
+            lhs,
+            &mut lhs_memory[first..first + lhs_elements],
+            batch as i32,
+            row as i32,
+            depth as i32,
+        );
+        let first = ring.stage as usize * rhs_elements;
+        filled.tma_load_3d(
+            rhs,
+            &mut rhs_memory[first..first + rhs_elements],
+            batch as i32,
+            column as i32,
+            depth as i32,
+        );
+        ring.advance(blueprint.stages);
+    }
+}
+
+/// The sums of a group's rows of a tile over so many steps, as the stages are filled.
+#[cube]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the stages of both operands, and which part of them"
+)]
+pub(crate) fn sum_tile<N: Size>(
+    lhs: u32,
+    rhs: u32,
+    full: &Shared<[Barrier]>,
+    empty: &Shared<[Barrier]>,
+    ring: &mut Ring,
+    group: u32,
+    steps: u32,
+    #[comptime] blueprint: WgmmaBlueprint,
+) -> Vector<f32, N> {
+    let lhs = lhs + group * comptime!((GROUP_ROWS * DEPTH * 2) as u32);
+    let position = UNIT_POS % 32;
+    let mut sums = Vector::<f32, N>::new(0.0f32);
+    for _ in 0..steps {
+        full[ring.stage as usize].wait_parity(ring.phase);
+        let left = descriptor(lhs + ring.stage * comptime!((ROWS * DEPTH * 2) as u32));
+        let right =
+            descriptor(rhs + ring.stage * comptime!((blueprint.columns * DEPTH * 2) as u32));
+        sums = multiply_group::<N>(sums, left, right, blueprint.columns, blueprint.element);
+        if position == 0 {
+            empty[ring.stage as usize].arrive();
+        }
+        ring.advance(blueprint.stages);
+    }
+    sums
 }
 
 /// Batch, first row and first column of a tile.
