@@ -37,6 +37,7 @@ mod operand;
 mod over_units;
 mod product;
 mod ptx;
+mod ring;
 mod strategy;
 mod stream;
 mod zero;

@@ -11,6 +11,7 @@ use crate::product::wgmma_plan::DEPTH;
 use crate::ptx::{
     Quad, descriptor, multiply_group, pack, shared_address, store_matrices_transposed, sync_some,
 };
+use crate::ring::Ring;
 
 /// Couples the products of all blocks for one tile of tokens and ranks after another, in `f32`; `Y` is
 /// rounded to the element type in between.
@@ -64,8 +65,7 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
     // Each group has stages of its own: with those of a block left over, it would else read what the
     // other group had not seen filled before.
     let per_group = comptime!(stages as u32 / GROUPS);
-    let mut stage = 0u32.runtime();
-    let mut phase = 0u32.runtime();
+    let mut ring = Ring::start();
     // Couplings of the tile's ranks follow its panels, in pieces by turns.
     let (piece, pieces) = comptime!((blueprint.piece() as u32, blueprint.pieces() as u32));
 
@@ -79,9 +79,9 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
                 let mut block = group;
                 while block < blocks {
                     for step in 0..steps {
-                        let at = (group * per_group + stage) as usize;
+                        let at = (group * per_group + ring.stage) as usize;
                         let filled = &full[at];
-                        empty[at].wait_parity(phase ^ 1);
+                        empty[at].wait_parity(ring.phase ^ 1);
                         filled.arrive_and_expect_tx(1u32, bytes);
                         let depth = step * comptime!(DEPTH as u32);
                         let first = at * lhs_elements;
@@ -100,19 +100,15 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
                             column as i32,
                             depth as i32,
                         );
-                        stage += 1;
-                        if stage == per_group {
-                            stage = 0;
-                            phase ^= 1;
-                        }
+                        ring.advance(comptime!(per_group as usize));
                     }
                     block += GROUPS;
                 }
                 let mut at = group;
                 while at < pieces {
-                    let slot = (group * per_group + stage) as usize;
+                    let slot = (group * per_group + ring.stage) as usize;
                     let filled = &full[slot];
-                    empty[slot].wait_parity(phase ^ 1);
+                    empty[slot].wait_parity(ring.phase ^ 1);
                     filled.arrive_and_expect_tx(1u32, comptime!(piece * blocks * 128));
                     let first = slot * rhs_elements;
                     let last = first + comptime!((piece * blocks) as usize * DEPTH);
@@ -123,11 +119,7 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
                         0i32,
                         column as i32,
                     );
-                    stage += 1;
-                    if stage == per_group {
-                        stage = 0;
-                        phase ^= 1;
-                    }
+                    ring.advance(comptime!(per_group as usize));
                     at += GROUPS;
                 }
                 tile += CUBE_COUNT as u32;
@@ -150,19 +142,15 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
             while block < blocks {
                 let mut sums = Vector::<f32, N>::new(0.0f32);
                 for _ in 0..steps {
-                    let at = group * per_group + stage;
-                    full[at as usize].wait_parity(phase);
+                    let at = group * per_group + ring.stage;
+                    full[at as usize].wait_parity(ring.phase);
                     let left = descriptor(rhs_address + at * comptime!(2 * rhs_elements as u32));
                     let right = descriptor(lhs_address + at * comptime!(2 * lhs_elements as u32));
                     sums = multiply_group::<N>(sums, left, right, rows, element);
                     if position < 2 {
                         empty[at as usize].arrive();
                     }
-                    stage += 1;
-                    if stage == per_group {
-                        stage = 0;
-                        phase ^= 1;
-                    }
+                    ring.advance(comptime!(per_group as usize));
                 }
                 // A block later than it could be: by then the last tile is sooner stored.
                 if block != group {
@@ -209,11 +197,7 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
                     empty[slot as usize].arrive();
                 }
             }
-            stage += share(pieces, group);
-            if stage >= per_group {
-                stage -= per_group;
-                phase ^= 1;
-            }
+            ring.skip(share(pieces, group), comptime!(per_group as usize));
             done += 1;
             let mut left = Array::<Quad<u32>>::new(8usize);
             left_operands(&couplings, &mut left);

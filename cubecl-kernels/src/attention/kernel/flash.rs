@@ -50,20 +50,19 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
     let row = (CUBE_COUNT_Y - CUBE_POS_Y) * rows - rows;
     let capacity = geometry.keys as u32;
     let mut first = 0u32.runtime();
-    // Rows of the cache that this cube reads, and steps of them before those of the queries' own tokens.
+    // Rows of the cache that this cube reads, and of the queries' own tokens behind them.
     let mut seen = capacity;
-    let mut cached_steps = 0u32.runtime();
     let mut own_seen = 0u32.runtime();
     if comptime!(blueprint.own) {
         first = first_query::<I>(&position, &geometry);
         seen = min(capacity, first);
-        cached_steps = seen.div_ceil(comptime!(STEP_KEYS as u32));
         // Those that the cache has no place for are left out.
         own_seen = min(min(geometry.tokens as u32, row + rows), capacity - seen);
     } else if comptime!(causal) {
         first = first_query::<I>(&position, &geometry);
         seen = min(capacity, first + row + rows);
     }
+    let cached_steps = seen.div_ceil(comptime!(STEP_KEYS as u32));
 
     let key_head = head / geometry.shared;
     let query_source = source::<T>(
@@ -181,10 +180,7 @@ pub(crate) fn flash_attention<T: Float, I: Int>(
         totals[half] = 0.0f32.runtime();
     }
 
-    let mut steps = seen.div_ceil(comptime!(STEP_KEYS as u32));
-    if comptime!(blueprint.own) {
-        steps = cached_steps + own_seen.div_ceil(comptime!(STEP_KEYS as u32));
-    }
+    let steps = cached_steps + own_seen.div_ceil(comptime!(STEP_KEYS as u32));
     for step in 0..steps {
         let stage = (step % 2) * step_bytes;
         let next = ((step + 1) % 2) * step_bytes;

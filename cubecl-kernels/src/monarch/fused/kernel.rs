@@ -12,6 +12,7 @@ use crate::ptx::{
     MmaElement, PANEL_STEPS, descriptor, give_registers, multiply_group, multiply_held, pack,
     shared_address, take_registers, written_address,
 };
+use crate::ring::Ring;
 
 /// Registers of a unit after the groups have shared them out: 65536 are fewer than 384 times 171.
 const PRODUCER_REGISTERS: usize = 40;
@@ -79,8 +80,8 @@ pub(crate) fn fused_monarch<T: Float, N: Size, P: Size, W: Size>(
     let column_tiles = (geometry.columns as u32).div_ceil(comptime!(columns as u32));
     let tiles = row_tiles * column_tiles * blocks;
     let mut tile = CUBE_POS as u32;
-    let mut inner = 0u32.runtime();
-    let mut outer = 0u32.runtime();
+    let mut inner = Ring::start();
+    let mut outer = Ring::start();
 
     if plane >= 8 {
         if comptime!(blueprint.shares_registers()) {
@@ -95,10 +96,10 @@ pub(crate) fn fused_monarch<T: Float, N: Size, P: Size, W: Size>(
                 for other in 0..inner_blocks {
                     for step in 0..inner_steps {
                         let depth = step * comptime!(DEPTH as u32);
-                        let filled = &inner_full[stage(inner) as usize];
-                        inner_empty[stage(inner) as usize].wait_parity(parity(inner) ^ 1);
+                        let filled = &inner_full[inner.stage as usize];
+                        inner_empty[inner.stage as usize].wait_parity(inner.phase ^ 1);
                         filled.arrive_and_expect_tx(1u32, inner_bytes);
-                        let first = stage(inner) as usize * input_elements;
+                        let first = inner.stage as usize * input_elements;
                         filled.tma_load_3d(
                             input,
                             &mut input_memory[first..first + input_elements],
@@ -106,7 +107,7 @@ pub(crate) fn fused_monarch<T: Float, N: Size, P: Size, W: Size>(
                             row as i32,
                             depth as i32,
                         );
-                        let first = stage(inner) as usize * right_elements;
+                        let first = inner.stage as usize * right_elements;
                         filled.tma_load_3d(
                             right,
                             &mut right_memory[first..first + right_elements],
@@ -114,14 +115,14 @@ pub(crate) fn fused_monarch<T: Float, N: Size, P: Size, W: Size>(
                             (block * comptime!(part as u32)) as i32,
                             depth as i32,
                         );
-                        inner = next(inner, inner_stages);
+                        inner.advance(inner_stages);
                     }
                     // Every panel of the left factor that this part begins in.
                     while loaded < (other + 1) * comptime!(part as u32) {
-                        let filled = &left_full[stage(outer) as usize];
-                        left_empty[stage(outer) as usize].wait_parity(parity(outer) ^ 1);
+                        let filled = &left_full[outer.stage as usize];
+                        left_empty[outer.stage as usize].wait_parity(outer.phase ^ 1);
                         filled.arrive_and_expect_tx(1u32, left_bytes);
-                        let first = stage(outer) as usize * left_elements;
+                        let first = outer.stage as usize * left_elements;
                         filled.tma_load_3d(
                             left,
                             &mut left_memory[first..first + left_elements],
@@ -129,7 +130,7 @@ pub(crate) fn fused_monarch<T: Float, N: Size, P: Size, W: Size>(
                             column as i32,
                             loaded as i32,
                         );
-                        outer = next(outer, left_stages);
+                        outer.advance(left_stages);
                         loaded += comptime!(DEPTH as u32);
                     }
                 }
@@ -163,39 +164,39 @@ pub(crate) fn fused_monarch<T: Float, N: Size, P: Size, W: Size>(
                 for turn in 0..comptime!(blueprint.turns()) {
                     let mut scores = Vector::<f32, P>::new(0.0f32);
                     for _ in 0..inner_steps {
-                        inner_full[stage(inner) as usize].wait_parity(parity(inner));
+                        inner_full[inner.stage as usize].wait_parity(inner.phase);
                         let from =
-                            input_address + stage(inner) * comptime!((input_elements * 2) as u32);
+                            input_address + inner.stage * comptime!((input_elements * 2) as u32);
                         let with =
-                            right_address + stage(inner) * comptime!((right_elements * 2) as u32);
+                            right_address + inner.stage * comptime!((right_elements * 2) as u32);
                         let (from, with) = (descriptor(from), descriptor(with));
                         scores = multiply_group::<P>(scores, from, with, part, element);
                         if position == 0 {
-                            inner_empty[stage(inner) as usize].arrive();
+                            inner_empty[inner.stage as usize].arrive();
                         }
-                        inner = next(inner, inner_stages);
+                        inner.advance(inner_stages);
                     }
                     let held = hold::<P, W>(scores, part, element);
                     let first = comptime!(blueprint.first_step(turn));
-                    let following = next(outer, left_stages);
+                    let following = outer.following(left_stages);
                     if comptime!(first == 0) {
-                        left_full[stage(outer) as usize].wait_parity(parity(outer));
+                        left_full[outer.stage as usize].wait_parity(outer.phase);
                     }
                     if comptime!(first + steps > PANEL_STEPS) {
-                        left_full[stage(following) as usize].wait_parity(parity(following));
+                        left_full[following.stage as usize].wait_parity(following.phase);
                     }
                     let panel_bytes = comptime!((left_elements * 2) as u32);
-                    let begin = descriptor(left_address + stage(outer) * panel_bytes);
-                    let end = descriptor(left_address + stage(following) * panel_bytes);
+                    let begin = descriptor(left_address + outer.stage * panel_bytes);
+                    let end = descriptor(left_address + following.stage * panel_bytes);
                     sums = multiply_held::<N, W>(
                         sums, held, begin, end, columns, first, steps, element,
                     );
                     #[unroll]
                     for _ in 0..comptime!((first + steps) / PANEL_STEPS) {
                         if position == 0 {
-                            left_empty[stage(outer) as usize].arrive();
+                            left_empty[outer.stage as usize].arrive();
                         }
-                        outer = next(outer, left_stages);
+                        outer.advance(left_stages);
                     }
                 }
             }
@@ -222,29 +223,6 @@ pub(crate) fn fused_monarch<T: Float, N: Size, P: Size, W: Size>(
             tma_group_wait_read(0usize);
         }
     }
-}
-
-/// Bit of a place in a ring that is the parity of the rounds; below it is the stage.
-const PARITY: u32 = 16;
-
-/// The stage of a place in a ring.
-#[cube]
-fn stage(place: u32) -> u32 {
-    place & comptime!((1u32 << PARITY) - 1)
-}
-
-/// The parity of the rounds at a place in a ring.
-#[cube]
-fn parity(place: u32) -> u32 {
-    place >> comptime!(PARITY)
-}
-
-/// The place after this one in a ring of `stages`.
-#[cube]
-fn next(place: u32, #[comptime] stages: usize) -> u32 {
-    let wraps = stage(place) == comptime!(stages as u32 - 1);
-    let wrapped = (parity(place) ^ 1) << comptime!(PARITY);
-    select(wraps, wrapped, place + 1)
 }
 
 /// The sums of a group as the left operand of its next product.

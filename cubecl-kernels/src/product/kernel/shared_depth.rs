@@ -6,13 +6,14 @@ use cubecl::prelude::*;
 
 use super::epilogue::{bias_pair, merge};
 use super::geometry::{Geometry, out_offset};
-use super::wgmma::{Ring, fill, place, sum_tile};
+use super::wgmma::{fill, place, sum_tile};
 use crate::activation::activate_approximately;
 use crate::product::wgmma_plan::{DEPTH, ROWS, STORED, WgmmaBlueprint};
 use crate::ptx::{
     Quad, address_in_cluster, arrive_at_cluster, load_shared_quad, pack, shared_address,
     store_global, store_pair_in_cluster, sync_cluster, wait_for_cluster, written_address,
 };
+use crate::ring::Ring;
 
 /// Sums a tile of `C` per cluster, in `f32`: every cube some steps of the depth. Each hands the sums of some rows of
 /// the tile to each, which adds and finishes them.

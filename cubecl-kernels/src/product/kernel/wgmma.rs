@@ -8,6 +8,7 @@ use super::geometry::Geometry;
 use super::group_store::{Place, finish, store_copied, store_mapped};
 use crate::product::wgmma_plan::{DEPTH, GROUP_ROWS, ROWS, WgmmaBlueprint};
 use crate::ptx::{descriptor, multiply_group, shared_address, written_address};
+use crate::ring::Ring;
 
 /// Sums tiles of `C`, in `f32`.
 ///
@@ -132,34 +133,6 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
         if comptime!(mapped.is_some()) {
             // Shared memory has to stay until the last of it is read.
             tma_group_wait_read(0usize);
-        }
-    }
-}
-
-/// The stage of a ring that is next, and how often the ring has been round, modulo two.
-#[derive(CubeType, Clone, Copy)]
-#[expand(derive(Clone, Copy))]
-pub(crate) struct Ring {
-    stage: u32,
-    phase: u32,
-}
-
-#[cube]
-impl Ring {
-    /// The first stage, not filled yet.
-    pub fn start() -> Ring {
-        Ring {
-            stage: 0u32.runtime(),
-            phase: 0u32.runtime(),
-        }
-    }
-
-    /// Goes to the next stage.
-    pub fn advance(&mut self, #[comptime] stages: usize) {
-        self.stage += 1;
-        if self.stage == comptime!(stages as u32) {
-            self.stage = 0;
-            self.phase ^= 1;
         }
     }
 }
