@@ -1,6 +1,24 @@
 //! Rings of stages in shared memory that some units fill and others empty.
 
+use cubecl::prelude::barrier::Barrier;
 use cubecl::prelude::*;
+
+/// Makes the barriers of a ring, by the first unit: a unit and its copies arrive at `full`, `readers` at `empty`.
+#[cube]
+pub(crate) fn init_barriers(
+    full: &Shared<[Barrier]>,
+    empty: &Shared<[Barrier]>,
+    #[comptime] stages: usize,
+    #[comptime] readers: u32,
+) {
+    if UNIT_POS == 0 {
+        #[unroll]
+        for stage in 0..stages {
+            full[stage].init_manual(1u32);
+            empty[stage].init_manual(readers);
+        }
+    }
+}
 
 /// The stage of a ring that is next, and how often the ring has been round, modulo two.
 #[derive(CubeType, Clone, Copy)]

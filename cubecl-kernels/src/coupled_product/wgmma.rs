@@ -11,7 +11,7 @@ use crate::product::wgmma_plan::DEPTH;
 use crate::ptx::{
     Quad, descriptor, multiply_group, pack, shared_address, store_matrices_transposed, sync_some,
 };
-use crate::ring::Ring;
+use crate::ring::{Ring, init_barriers};
 
 /// Couples the products of all blocks for one tile of tokens and ranks after another, in `f32`; `Y` is
 /// rounded to the element type in between.
@@ -43,14 +43,8 @@ pub(crate) fn coupled_wgmma<T: Float, N: Size>(
         Shared::<[T]>::new_aligned_slice(comptime!(stages * rhs_elements), 1024usize);
     let full: Shared<[Barrier]> = Shared::new_slice(stages);
     let empty: Shared<[Barrier]> = Shared::new_slice(stages);
-    if UNIT_POS == 0 {
-        #[unroll]
-        for stage in 0..stages {
-            full[stage].init_manual(1u32);
-            // One arrival for each plane that multiplies, or two for each of the group that reads alone.
-            empty[stage].init_manual(8u32);
-        }
-    }
+    // One arrival for each plane that multiplies, or two for each of the group that reads alone.
+    init_barriers(&full, &empty, stages, 8u32);
     sync_async_proxy_shared();
     sync_cube();
 

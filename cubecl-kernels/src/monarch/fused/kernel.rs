@@ -12,7 +12,7 @@ use crate::ptx::{
     MmaElement, PANEL_STEPS, descriptor, give_registers, multiply_group, multiply_held, pack,
     shared_address, take_registers, written_address,
 };
-use crate::ring::Ring;
+use crate::ring::{Ring, init_barriers};
 
 /// Registers of a unit after the groups have shared them out: 65536 are fewer than 384 times 171.
 const PRODUCER_REGISTERS: usize = 40;
@@ -56,19 +56,9 @@ pub(crate) fn fused_monarch<T: Float, N: Size, P: Size, W: Size>(
     let inner_empty: Shared<[Barrier]> = Shared::new_slice(inner_stages);
     let left_full: Shared<[Barrier]> = Shared::new_slice(left_stages);
     let left_empty: Shared<[Barrier]> = Shared::new_slice(left_stages);
-    if UNIT_POS == 0 {
-        #[unroll]
-        for n in 0..inner_stages {
-            inner_full[n].init_manual(1u32);
-            // One arrival for each plane that reads the stage.
-            inner_empty[n].init_manual(8u32);
-        }
-        #[unroll]
-        for n in 0..left_stages {
-            left_full[n].init_manual(1u32);
-            left_empty[n].init_manual(8u32);
-        }
-    }
+    // One arrival for each plane that reads the stage.
+    init_barriers(&inner_full, &inner_empty, inner_stages, 8u32);
+    init_barriers(&left_full, &left_empty, left_stages, 8u32);
     sync_async_proxy_shared();
     sync_cube();
 

@@ -13,7 +13,7 @@ use crate::ptx::{
     Quad, address_in_cluster, arrive_at_cluster, load_shared_quad, pack, shared_address,
     store_global, store_pair_in_cluster, sync_cluster, wait_for_cluster, written_address,
 };
-use crate::ring::Ring;
+use crate::ring::{Ring, init_barriers};
 
 /// Sums a tile of `C` per cluster, in `f32`: every cube some steps of the depth. Each hands the sums of some rows of
 /// the tile to each, which adds and finishes them.
@@ -36,14 +36,8 @@ pub(crate) fn wgmma_shared_depth<T: Float, N: Size>(
     let handed = Shared::<[f32]>::new_aligned_slice(comptime!(blueprint.handed_sums()), 16usize);
     let full: Shared<[Barrier]> = Shared::new_slice(stages);
     let empty: Shared<[Barrier]> = Shared::new_slice(stages);
-    if UNIT_POS == 0 {
-        #[unroll]
-        for stage in 0..stages {
-            full[stage].init_manual(1u32);
-            // One arrival for each plane that reads the stage.
-            empty[stage].init_manual(8u32);
-        }
-    }
+    // One arrival for each plane that reads the stage.
+    init_barriers(&full, &empty, stages, 8u32);
     sync_async_proxy_shared();
     sync_cube();
     arrive_at_cluster();

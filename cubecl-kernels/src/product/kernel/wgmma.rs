@@ -8,7 +8,7 @@ use super::geometry::Geometry;
 use super::group_store::{Place, finish, store_copied, store_mapped};
 use crate::product::wgmma_plan::{DEPTH, GROUP_ROWS, ROWS, WgmmaBlueprint};
 use crate::ptx::{descriptor, multiply_group, shared_address, written_address};
-use crate::ring::Ring;
+use crate::ring::{Ring, init_barriers};
 
 /// Sums tiles of `C`, in `f32`.
 ///
@@ -38,14 +38,8 @@ pub(crate) fn wgmma_product<T: Float, N: Size>(
         Shared::<[T]>::new_aligned_slice(comptime!(blueprint.staged_elements()), 1024usize);
     let full: Shared<[Barrier]> = Shared::new_slice(stages);
     let empty: Shared<[Barrier]> = Shared::new_slice(stages);
-    if UNIT_POS == 0 {
-        #[unroll]
-        for stage in 0..stages {
-            full[stage].init_manual(1u32);
-            // One arrival for each plane that reads the stage.
-            empty[stage].init_manual(8u32);
-        }
-    }
+    // One arrival for each plane that reads the stage.
+    init_barriers(&full, &empty, stages, 8u32);
     sync_async_proxy_shared();
     sync_cube();
 
